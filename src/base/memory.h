@@ -1,0 +1,23 @@
+/* Heap memory. Every allocation of the project goes through here, so that tests can make the Nth one fail.
+ *
+ * Memory from any of these is released with mem_free (or free, for code that cannot know). All return NULL
+ * when memory is short. Thread-safe. */
+#ifndef LLMS_BASE_MEMORY_H
+#define LLMS_BASE_MEMORY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+void *mem_alloc(size_t bytes);
+void *mem_calloc(size_t count, size_t size); /* zeroed; fails on overflow */
+void *mem_realloc(void *memory, size_t bytes);
+void *mem_aligned(size_t alignment, size_t bytes); /* alignment: a power of two */
+char *mem_strdup(const char *text);
+void mem_free(void *memory);
+
+/* Tests: let the `nth` allocation from now on (1 is the next) fail, and with `persistent` all after it too.
+ * 0 turns it off. mem_fault_hits: how many have failed since. */
+void mem_fault_set(long nth, bool persistent);
+long mem_fault_hits(void);
+
+#endif

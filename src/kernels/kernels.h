@@ -1,0 +1,66 @@
+/* The compute kernels: one table of functions per instruction set, chosen at run time.
+ *
+ * Exactness. A result never depends on the batch it was computed in nor on the instruction set: every kernel
+ * states a canonical order of its floating-point operations, its plain twin follows the same order, and all
+ * twins agree bit by bit (docs/INVARIANTS.md, 9). So a recomputed chunk equals the one it replaces, however
+ * it was batched. Sources are built with -ffp-contract=off; where a fused multiply-add is meant it is written
+ * (fmaf in the plain twin).
+ *
+ * Threads: kernels are pure; callers split rows, tokens or heads between threads.
+ *
+ * Activations (the right-hand side of a matrix product) are first packed by `pack`, by the weight's type:
+ *   PACK_F32   as they are                                          for F32, F16, BF16 weights
+ *   PACK_Q32   int8, one scale for 32 values (rounded to FP16, as   for Q8_0, Q4_0, Q4_1, Q5_0, Q5_1
+ *              llama.cpp's Q8_0), and the sum of each 32
+ *   PACK_Q256  int8, one F32 scale for 256 values (as llama.cpp's   for Q4_K, Q5_K, Q6_K
+ *              Q8_K), and the sums of each 16
+ * The layout inside a packed row is the kernels' own business (src/kernels/pack.h). */
+#ifndef LLMS_KERNELS_KERNELS_H
+#define LLMS_KERNELS_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+
+enum isa { ISA_PLAIN, ISA_AVX2, ISA_AVX512, ISA_COUNT };
+
+enum pack { PACK_F32, PACK_Q32, PACK_Q256 };
+
+/* out[t * out_stride + r] = sum over k of weights[r][k] * x[t][k] for the rows asked for and all tokens. */
+struct matmul {
+    enum dtype type;
+    const void *weights; /* row-major, dtype_row_bytes(type, columns) a row */
+    size_t columns;      /* a multiple of the type's block */
+    const void *packed;  /* tokens rows of kernels_packed_bytes() each, in the type's packing */
+    size_t tokens;
+    float *out;
+    size_t out_stride; /* floats between tokens */
+};
+
+/* A span of positions of one layer in one chunk, as attention reads it. */
+struct kv_block;
+
+/* Attention of `queries` consecutive-in-memory query rows over chunks; see attention.h. */
+struct attention;
+
+struct kernels {
+    const char *name;                                                        /* "plain", "avx2", "avx512" */
+    void (*pack)(enum pack pack, const float *x, size_t columns, void *out); /* one token's row */
+    void (*matmul)(const struct matmul *m, size_t row_begin, size_t row_end);
+    void (*dequantize)(enum dtype type, const void *row, float *out,
+                       size_t values); /* exact: an embedding's row */
+    void (*attention)(const struct attention *a);
+    void (*rms_norm)(const float *x, const float *weight, float epsilon, size_t n,
+                     float *out);                                             /* out may be x */
+    void (*swiglu)(const float *gate, const float *up, size_t n, float *out); /* silu(gate) * up */
+    void (*add)(float *x, const float *y, size_t n);                          /* x += y */
+};
+
+enum pack kernels_pack_of(enum dtype weights);
+size_t kernels_packed_bytes(enum pack pack, size_t columns); /* a multiple of 64 */
+
+const struct kernels *kernels_get(enum isa isa); /* NULL where this CPU or this build lacks it */
+const struct kernels *kernels_best(void);        /* the fastest; LLMS_ISA=plain|avx2|avx512 limits it */
+
+#endif

@@ -1,0 +1,79 @@
+#include "kv/pool.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+struct kv_pool {
+    struct kv_geometry geometry;
+    _Atomic uint64_t resident; /* bytes claimed and not given back */
+    _Atomic uint64_t budget;   /* bytes */
+};
+
+int kv_pool_create(const struct kv_geometry *geometry, uint64_t budget_bytes, struct kv_pool **out)
+{
+    struct kv_pool *pool = mem_calloc(1, sizeof *pool);
+    if (!pool)
+        return -ENOMEM;
+    pool->geometry = *geometry;
+    atomic_store(&pool->budget, budget_bytes);
+    *out = pool;
+    return 0;
+}
+
+void kv_pool_destroy(struct kv_pool *pool)
+{
+    if (!pool)
+        return;
+    if (atomic_load(&pool->resident) !=
+        0) /* a chunk outlived its pool: a bug that would corrupt memory later */
+        abort();
+    mem_free(pool);
+}
+
+const struct kv_geometry *kv_pool_geometry(const struct kv_pool *pool)
+{
+    return &pool->geometry;
+}
+
+void *kv_pool_claim(struct kv_pool *pool, uint8_t level, int *error)
+{
+    uint64_t bytes = kv_chunk_bytes(&pool->geometry, level);
+    uint64_t resident = atomic_load(&pool->resident), budget = atomic_load(&pool->budget);
+    if (resident > budget || bytes > budget - resident) {
+        *error = -ENOSPC;
+        return NULL;
+    }
+    void *data = mem_aligned(64, bytes);
+    if (!data) {
+        *error = -ENOMEM;
+        return NULL;
+    }
+    memset(data, 0, bytes); /* slots not written yet are read by whole-chunk kernels and must be finite */
+    atomic_fetch_add(&pool->resident, bytes);
+    return data;
+}
+
+void kv_pool_reclaim(struct kv_pool *pool, void *data, uint8_t level)
+{
+    atomic_fetch_sub(&pool->resident, kv_chunk_bytes(&pool->geometry, level));
+    mem_free(data);
+}
+
+uint64_t kv_pool_resident(const struct kv_pool *pool)
+{
+    return atomic_load(&pool->resident);
+}
+
+uint64_t kv_pool_budget(const struct kv_pool *pool)
+{
+    return atomic_load(&pool->budget);
+}
+
+void kv_pool_set_budget(struct kv_pool *pool, uint64_t budget_bytes)
+{
+    atomic_store(&pool->budget, budget_bytes);
+}

@@ -1,0 +1,29 @@
+/* Counted memory for KV chunks: the one place they are claimed from.
+ *
+ *   resident bytes = sum of the bytes of all chunks claimed and not given back  <=  budget   (invariant 2)
+ *
+ * The budget may be changed at any time; lowering it below what is resident makes every claim fail until
+ * enough was given back. Not thread-safe, except kv_pool_resident and kv_pool_budget, which any thread may
+ * read. */
+#ifndef LLMS_KV_POOL_H
+#define LLMS_KV_POOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kv/geometry.h"
+
+struct kv_pool;
+
+int kv_pool_create(const struct kv_geometry *geometry, uint64_t budget_bytes, struct kv_pool **out);
+void kv_pool_destroy(struct kv_pool *pool); /* all chunks must have been given back */
+const struct kv_geometry *kv_pool_geometry(const struct kv_pool *pool);
+
+void *kv_pool_claim(struct kv_pool *pool, uint8_t level, int *error); /* NULL: *error is -ENOMEM or -ENOSPC */
+void kv_pool_reclaim(struct kv_pool *pool, void *data, uint8_t level);
+
+uint64_t kv_pool_resident(const struct kv_pool *pool); /* bytes */
+uint64_t kv_pool_budget(const struct kv_pool *pool);   /* bytes */
+void kv_pool_set_budget(struct kv_pool *pool, uint64_t budget_bytes);
+
+#endif
