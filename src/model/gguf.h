@@ -51,12 +51,14 @@ struct gguf_tensor {
     enum dtype type;
     uint32_t dimensions; /* 1 to 4 */
     uint64_t size[4];    /* size[0] is the row length (contiguous); unused ones are 1 */
-    const void *data;    /* inside the mapping, 32-byte aligned by the format's rule */
+    const void
+        *data; /* inside the mapping, aligned as the file says: to 32 bytes, or general.alignment (>= 8) */
     uint64_t bytes;
 };
 
 int gguf_open(const char *path, struct gguf **out, struct error *error);
-/* The same over bytes in memory, which must outlive the gguf (for tests and fuzzing). */
+/* The same over bytes in memory, which must outlive the gguf (for tests and fuzzing). Tensor data is as
+ * aligned as `data` allows. */
 int gguf_parse(const void *data, size_t bytes, struct gguf **out, struct error *error);
 void gguf_close(struct gguf *gguf); /* NULL is fine */
 
@@ -70,6 +72,17 @@ int gguf_get_string(const struct gguf *gguf, const char *key, struct gguf_string
 int gguf_get_array(const struct gguf *gguf, const char *key, struct gguf_array *value);
 /* Number i of an array of integers or floats, widened; i < count and a numeric type are the caller's duty. */
 double gguf_array_number(const struct gguf_array *array, size_t i);
+
+/* Metadata in the order of the file, values as the file has them (for copying). i < count is the caller's
+ * duty. */
+struct gguf_entry {
+    struct gguf_string key;
+    enum gguf_value_type type;
+    const void *data;
+    size_t bytes;
+};
+size_t gguf_entry_count(const struct gguf *gguf);
+struct gguf_entry gguf_entry_at(const struct gguf *gguf, size_t i);
 
 size_t gguf_tensor_count(const struct gguf *gguf);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *gguf, size_t i);
