@@ -1,0 +1,94 @@
+/* The tables, and which of them this CPU can run. */
+#include "kernels/kernels.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/kernels_internal.h"
+
+static const struct kernels plain = {
+    .name = "plain",
+    .pack = pack_plain,
+    .matmul = matmul_plain,
+    .dequantize = dequantize_plain,
+    .attention = attention_plain,
+    .store = store_plain,
+    .rms_norm = rms_norm_plain,
+    .swiglu = swiglu_plain,
+    .add = add_plain,
+};
+
+#ifdef HAVE_X86
+
+#include <cpuid.h>
+
+static const struct kernels avx2 = {
+    .name = "avx2",
+    .pack = pack_plain,
+    .matmul = matmul_plain,
+    .dequantize = dequantize_plain,
+    .attention = attention_avx2,
+    .store = store_avx2,
+    .rms_norm = rms_norm_avx2,
+    .swiglu = swiglu_avx2,
+    .add = add_avx2,
+};
+
+static const struct kernels avx512 = {
+    .name = "avx512",
+    .pack = pack_plain,
+    .matmul = matmul_plain,
+    .dequantize = dequantize_plain,
+    .attention = attention_avx512,
+    .store = store_avx2,
+    .rms_norm = rms_norm_avx512,
+    .swiglu = swiglu_avx512,
+    .add = add_avx512,
+};
+
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+}
+
+static bool has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+
+#endif
+
+const struct kernels *kernels_get(enum isa isa)
+{
+    if (isa == ISA_PLAIN)
+        return &plain;
+#ifdef HAVE_X86
+    if (isa == ISA_AVX2)
+        return has_avx2() ? &avx2 : NULL;
+    if (isa == ISA_AVX512)
+        return has_avx512() ? &avx512 : NULL;
+#endif
+    return NULL;
+}
+
+const struct kernels *kernels_best(void)
+{
+    static const char *const names[ISA_COUNT] = {"plain", "avx2", "avx512"};
+    const char *limit = getenv("LLMS_ISA");
+    int isa = ISA_COUNT - 1;
+    for (int i = 0; limit && i < ISA_COUNT; i++)
+        if (strcmp(limit, names[i]) == 0)
+            isa = i;
+    while (!kernels_get((enum isa)isa))
+        isa--;
+    return kernels_get((enum isa)isa);
+}

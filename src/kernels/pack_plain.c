@@ -1,0 +1,112 @@
+/* Packing of activation rows: sizes, and the plain twin (pack.h has the layout and the definition). */
+#include "kernels/pack.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/half.h"
+#include "kernels/kernels_internal.h"
+
+enum pack kernels_pack_of(enum dtype weights)
+{
+    switch (weights) {
+    case DTYPE_F32:
+    case DTYPE_F16:
+    case DTYPE_BF16:
+        return PACK_F32;
+    case DTYPE_Q8_0:
+    case DTYPE_Q4_0:
+    case DTYPE_Q4_1:
+    case DTYPE_Q5_0:
+    case DTYPE_Q5_1:
+        return PACK_Q32;
+    case DTYPE_Q4_K:
+    case DTYPE_Q5_K:
+    case DTYPE_Q6_K:
+        return PACK_Q256;
+    }
+    return PACK_F32;
+}
+
+size_t kernels_packed_bytes(enum pack pack, size_t columns)
+{
+    switch (pack) {
+    case PACK_F32:
+        return pack_round(columns * 4);
+    case PACK_Q32:
+        return pack_q32_sums_at(columns) + pack_round(columns / 32 * 4);
+    case PACK_Q256:
+        return pack_q256_sums_at(columns) + pack_round(columns / 16 * 2);
+    }
+    return 0;
+}
+
+/* The first value of the largest magnitude (0 if none); *nan tells whether any is NaN. */
+static float extreme(const float *x, int n, int *nan)
+{
+    float top = 0, value = 0;
+    *nan = 0;
+    for (int i = 0; i < n; i++) {
+        if (fabsf(x[i]) > top) {
+            top = fabsf(x[i]);
+            value = x[i];
+        }
+        *nan |= x[i] != x[i];
+    }
+    return value;
+}
+
+static int8_t code_of(float scaled)
+{
+    scaled = scaled < 127.0f ? scaled : 127.0f; /* NaN too */
+    scaled = scaled > -127.0f ? scaled : -127.0f;
+    return (int8_t)lrintf(scaled);
+}
+
+static void pack_q32(const float *x, size_t columns, unsigned char *out)
+{
+    int8_t *codes = (int8_t *)out;
+    float *scales = (float *)(out + pack_q32_scales_at(columns));
+    int32_t *sums = (int32_t *)(out + pack_q32_sums_at(columns));
+    for (size_t b = 0; b < columns / 32; b++, x += 32, codes += 32) {
+        int nan;
+        float top = fabsf(extreme(x, 32, &nan)), inverse = top != 0 ? 127.0f / top : 0;
+        scales[b] = nan ? NAN : half_to_float(float_to_half(top / 127.0f));
+        sums[b] = 0;
+        for (int i = 0; i < 32; i++)
+            sums[b] += codes[i] = top != 0 ? code_of(x[i] * inverse) : 0;
+    }
+}
+
+static void pack_q256(const float *x, size_t columns, unsigned char *out)
+{
+    int8_t *codes = (int8_t *)out;
+    float *scales = (float *)(out + pack_q256_scales_at(columns));
+    int16_t *sums = (int16_t *)(out + pack_q256_sums_at(columns));
+    for (size_t b = 0; b < columns / 256; b++, x += 256, codes += 256, sums += 16) {
+        int nan;
+        float max = extreme(x, 256, &nan), inverse = max != 0 ? -127.0f / max : 0;
+        scales[b] = nan ? NAN : max != 0 ? 1.0f / inverse : 0;
+        for (int s = 0; s < 16; s++) {
+            int sum = 0;
+            for (int i = 16 * s; i < 16 * s + 16; i++)
+                sum += codes[i] = max != 0 ? code_of(x[i] * inverse) : 0;
+            sums[s] = (int16_t)sum;
+        }
+    }
+}
+
+void pack_plain(enum pack pack, const float *x, size_t columns, void *out)
+{
+    size_t bytes = kernels_packed_bytes(pack, columns);
+    if (pack == PACK_F32) {
+        memcpy(out, x, columns * 4);
+        memset((char *)out + columns * 4, 0, bytes - columns * 4);
+        return;
+    }
+    memset((char *)out + columns, 0, bytes - columns);
+    if (pack == PACK_Q32)
+        pack_q32(x, columns, out);
+    else
+        pack_q256(x, columns, out);
+}
