@@ -62,6 +62,6 @@ struct engine_batch {
 int engine_forward(struct engine *engine, const struct engine_batch *batch, struct error *error);
 
 /* Tokens the engine takes through the layers at once; longer batches are cut. */
-enum { ENGINE_BATCH = 512 };
+enum { ENGINE_BATCH = 256 };
 
 #endif

@@ -40,7 +40,18 @@ struct attention {
 enum { ATTENTION_QUERIES = 8 };
 size_t attention_scratch_floats(size_t max_visible);
 
-/* Storing one token's K and V (one head, [dim] floats each) into slot 0..15 of a block. */
-void attention_store(void *data, uint8_t level, size_t dim, unsigned slot, const float *k, const float *v);
+/* Level 8: the K scales [16], then the V scales [16], behind the codes. */
+static inline const float *attention_scales(const void *data, size_t dim)
+{
+    return (const float *)(const void *)((const char *)data + 2 * CHUNK_TOKENS * dim);
+}
+
+/* Every kernel table also has
+ *
+ *     void store(void *data, uint8_t level, size_t dim, unsigned slot, const float *k, const float *v);
+ *
+ * which writes one token's K and V of one head ([dim] floats each) into slot 0..15 of its chunk's data:
+ * halves rounded to nearest even at level 16; at level 8 scale = max|x| / 127 and q = x * (127 / max|x|)
+ * rounded to nearest even. */
 
 #endif

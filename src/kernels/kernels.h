@@ -38,11 +38,7 @@ struct matmul {
     size_t out_stride; /* floats between tokens */
 };
 
-/* A span of positions of one layer in one chunk, as attention reads it. */
-struct kv_block;
-
-/* Attention of `queries` consecutive-in-memory query rows over chunks; see attention.h. */
-struct attention;
+struct attention; /* attention.h */
 
 struct kernels {
     const char *name;                                                        /* "plain", "avx2", "avx512" */
@@ -51,6 +47,7 @@ struct kernels {
     void (*dequantize)(enum dtype type, const void *row, float *out,
                        size_t values); /* exact: an embedding's row */
     void (*attention)(const struct attention *a);
+    void (*store)(void *data, uint8_t level, size_t dim, unsigned slot, const float *k, const float *v); /* attention.h */
     void (*rms_norm)(const float *x, const float *weight, float epsilon, size_t n,
                      float *out);                                             /* out may be x */
     void (*swiglu)(const float *gate, const float *up, size_t n, float *out); /* silu(gate) * up */

@@ -1,0 +1,206 @@
+#include "engine/engine.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "engine/engine_internal.h"
+
+static unsigned online_cpus(void)
+{
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : n > 256 ? 256 : (unsigned)n;
+}
+
+static void describe(struct engine *e, const char *path)
+{
+    struct engine_model *m = &e->model;
+    const struct weights *w = &e->weights;
+    struct gguf_string text;
+    const char *slash = strrchr(path, '/');
+    if (gguf_get_string(e->gguf, "general.name", &text) == 0 && text.length > 0)
+        snprintf(m->name, sizeof m->name, "%.*s",
+                 (int)(text.length < sizeof m->name ? text.length : sizeof m->name - 1), text.data);
+    else
+        snprintf(m->name, sizeof m->name, "%s", slash ? slash + 1 : path);
+    snprintf(m->architecture, sizeof m->architecture, "%s", w->architecture);
+    snprintf(m->type, sizeof m->type, "%s", dtype_info((uint32_t)weights_main_type(w))->name);
+    m->parameters = w->parameters;
+    m->weights_bytes = w->bytes_per_token;
+    m->context_length = w->context_length;
+    m->vocabulary = w->vocabulary;
+    m->width = w->width;
+    m->kv = (struct kv_geometry){w->layer_count, w->kv_heads, w->dim};
+    m->chat = CHAT_CHATML;
+    if (gguf_get_string(e->gguf, "tokenizer.chat_template", &text) == 0)
+        m->chat_recognised = chat_template_detect(text.data, text.length, &m->chat) == 0;
+}
+
+/* Room for a batch. Rows are padded to whole vectors, so that kernels may read and write whole ones. */
+static int reserve_batch(struct engine *e)
+{
+    const struct weights *w = &e->weights;
+    size_t widest = w->width;
+    size_t q = (size_t)w->heads * w->dim, kv = (size_t)w->kv_heads * w->dim;
+    widest = q > widest ? q : widest;
+    widest = w->hidden > widest ? w->hidden : widest;
+    const struct {
+        float **at;
+        size_t row;
+    } rows[] = {{&e->x, w->width},
+                {&e->normed, w->width},
+                {&e->q, q},
+                {&e->k, kv},
+                {&e->v, kv},
+                {&e->hidden, w->hidden},
+                {&e->delta, w->width},
+                {&e->rotation, w->rope_dims}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        *rows[i].at = mem_aligned(64, ENGINE_BATCH * rows[i].row * sizeof(float));
+        if (!*rows[i].at)
+            return -ENOMEM;
+    }
+    bool needed[3] = {false, false, false};
+    for (uint32_t i = 0; i < w->layer_count; i++) {
+        const struct layer *l = &w->layers[i];
+        needed[l->q.pack] = needed[l->k.pack] = needed[l->v.pack] = needed[l->o.pack] = true;
+        needed[l->gate.pack] = needed[l->up.pack] = needed[l->down.pack] = true;
+    }
+    needed[w->output.pack] = true;
+    for (size_t p = 0; p < 3; p++) {
+        if (!needed[p])
+            continue;
+        e->packed[p] = mem_aligned(64, ENGINE_BATCH * kernels_packed_bytes((enum pack)p, widest));
+        if (!e->packed[p])
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+static int reserve_threads(struct engine *e)
+{
+    unsigned threads = workers_threads(e->workers);
+    size_t rows = (size_t)ATTENTION_TOKENS * (e->weights.heads / e->weights.kv_heads);
+    e->scratch = mem_calloc(threads, sizeof *e->scratch);
+    if (!e->scratch)
+        return -ENOMEM;
+    for (unsigned i = 0; i < threads; i++) {
+        struct thread_scratch *s = &e->scratch[i];
+        s->gate = mem_aligned(64, ENGINE_BATCH * FFN_ROWS * sizeof(float));
+        s->up = mem_aligned(64, ENGINE_BATCH * FFN_ROWS * sizeof(float));
+        s->q = mem_alloc(rows * sizeof *s->q);
+        s->out = mem_alloc(rows * sizeof *s->out);
+        s->visible = mem_alloc(rows * sizeof *s->visible);
+        if (!s->gate || !s->up || !s->q || !s->out || !s->visible)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+int engine_scratch_reserve(struct engine *e, size_t positions)
+{
+    for (unsigned i = 0; i < workers_threads(e->workers); i++) {
+        struct thread_scratch *s = &e->scratch[i];
+        if (s->positions >= positions)
+            continue;
+        size_t room = (positions + positions / 2 + 255) / 256 * 256;
+        float *scores = mem_aligned(64, attention_scratch_floats(room) * sizeof *scores);
+        struct attention_chunk *chunks = mem_alloc(room / CHUNK_TOKENS * sizeof *chunks);
+        if (!scores || !chunks) {
+            mem_free(scores);
+            mem_free(chunks);
+            return -ENOMEM;
+        }
+        mem_free(s->scores);
+        mem_free(s->chunks);
+        s->scores = scores;
+        s->chunks = chunks;
+        s->positions = room;
+    }
+    return 0;
+}
+
+int engine_open(const struct engine_options *options, struct engine **out, struct error *error)
+{
+    struct engine *e = mem_calloc(1, sizeof *e);
+    if (!e)
+        return error_set(error, -ENOMEM, "out of memory");
+    int code = gguf_open(options->model_path, &e->gguf, error);
+    if (code < 0)
+        goto fail;
+    if ((code = weights_init(&e->weights, e->gguf, error)) < 0 ||
+        (code = tokenizer_create(e->gguf, &e->tokenizer, error)) < 0) {
+        error_prefix(error, code, "%s", options->model_path);
+        goto fail;
+    }
+    if (tokenizer_size(e->tokenizer) > e->weights.vocabulary) {
+        code = error_set(error, -EINVAL, "%s: the tokenizer has %zu tokens but the model only %u",
+                         options->model_path, tokenizer_size(e->tokenizer), e->weights.vocabulary);
+        goto fail;
+    }
+    e->kernels = kernels_best();
+    code = workers_create(options->threads ? options->threads : online_cpus(), &e->workers);
+    if (code < 0) {
+        error_set(error, code, "cannot start %u compute threads: %s", options->threads, strerror(-code));
+        goto fail;
+    }
+    if ((code = reserve_batch(e)) < 0 || (code = reserve_threads(e)) < 0) {
+        error_set(error, code, "out of memory for the model's working space");
+        goto fail;
+    }
+    describe(e, options->model_path);
+    *out = e;
+    return 0;
+fail:
+    engine_close(e);
+    return code;
+}
+
+void engine_close(struct engine *e)
+{
+    if (!e)
+        return;
+    float *rows[] = {e->x, e->normed, e->q, e->k, e->v, e->hidden, e->delta, e->rotation};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        mem_free(rows[i]);
+    for (size_t i = 0; i < 3; i++)
+        mem_free(e->packed[i]);
+    for (unsigned i = 0; e->scratch && i < workers_threads(e->workers); i++) {
+        struct thread_scratch *s = &e->scratch[i];
+        mem_free(s->scores);
+        mem_free(s->chunks);
+        mem_free(s->gate);
+        mem_free(s->up);
+        mem_free((void *)s->q);
+        mem_free((void *)s->out);
+        mem_free(s->visible);
+    }
+    mem_free(e->scratch);
+    workers_destroy(e->workers);
+    tokenizer_destroy(e->tokenizer);
+    weights_deinit(&e->weights);
+    gguf_close(e->gguf);
+    mem_free(e);
+}
+
+const struct engine_model *engine_model(const struct engine *e)
+{
+    return &e->model;
+}
+
+const struct tokenizer *engine_tokenizer(const struct engine *e)
+{
+    return e->tokenizer;
+}
+
+unsigned engine_threads(const struct engine *e)
+{
+    return workers_threads(e->workers);
+}
+
+const char *engine_isa(const struct engine *e)
+{
+    return e->kernels->name;
+}

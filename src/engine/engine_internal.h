@@ -1,0 +1,50 @@
+/* What engine.c and forward.c share. */
+#ifndef LLMS_ENGINE_INTERNAL_H
+#define LLMS_ENGINE_INTERNAL_H
+
+#include "base/workers.h"
+#include "engine/engine.h"
+#include "engine/weights.h"
+#include "kernels/attention.h"
+#include "kernels/kernels.h"
+
+/* One thread's room for attention and for a piece of the feed-forward part. */
+struct thread_scratch {
+    float *scores;                  /* attention_scratch_floats(positions) */
+    struct attention_chunk *chunks; /* positions / 16 */
+    size_t positions;               /* what both are large enough for */
+    float *gate, *up;               /* [ENGINE_BATCH][FFN_ROWS] */
+    const float **q;                /* [ATTENTION_TOKENS x heads per key/value head] */
+    float **out;
+    uint32_t *visible;
+};
+
+enum {
+    MATMUL_ROWS = 64, /* output rows a piece of a product: small, so that no core waits long for another */
+    FFN_ROWS = 64,    /* hidden rows a piece of gate and up */
+    ATTENTION_TOKENS = 16, /* query tokens a piece of attention */
+    TOKENS_PIECE = 4,      /* tokens a piece of the row operations */
+};
+
+struct engine {
+    struct gguf *gguf;
+    struct tokenizer *tokenizer;
+    struct weights weights;
+    struct engine_model model;
+    const struct kernels *kernels;
+    struct workers *workers;
+    struct thread_scratch *scratch; /* one a thread */
+    /* A batch's activations, [ENGINE_BATCH] rows each. */
+    float *x;                 /* [width] the residual stream */
+    float *normed;            /* [width] */
+    float *q;                 /* [heads x dim]; attention's result replaces it */
+    float *k, *v;             /* [kv_heads x dim] */
+    float *hidden;            /* [hidden] */
+    float *delta;             /* [width] what a block adds to x */
+    float *rotation;          /* [rope_dims] cos and sin of each pair */
+    unsigned char *packed[3]; /* by enum pack: rows of kernels_packed_bytes() each */
+};
+
+int engine_scratch_reserve(struct engine *engine, size_t positions); /* 0 or -ENOMEM */
+
+#endif

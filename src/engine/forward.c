@@ -1,0 +1,398 @@
+/* The forward pass: a batch of tokens, at any ascending positions, through all layers.
+ *
+ * A layer is a handful of parallel steps; each hands numbered pieces to the compute threads. Every token's
+ * result depends only on the tokens before it, never on the batch it came in (docs/INVARIANTS.md, 9):
+ *
+ *   embed | for each layer: norm, pack | q k v | bias, norm, rotate, store | attend | pack | o |
+ *         add, norm, pack | gate up swiglu | pack | down | (add) | norm, pack, logits
+ *
+ * In the last layer only the tokens whose logits are wanted go on after their K and V are stored. */
+#include <errno.h>
+#include <math.h>
+#include <string.h>
+
+#include "engine/engine_internal.h"
+
+struct pass {
+    struct engine *engine;
+    const struct kv_sequence *sequence;
+    const int32_t *tokens;
+    const uint32_t *positions;
+    size_t count; /* tokens in this batch */
+    size_t first; /* tokens from here on go through the current step */
+    const struct layer *layer;
+    uint32_t layer_index;
+    const float *norm; /* the weights of the norm to come */
+    bool add;          /* delta is still to be added to x */
+    unsigned packs;    /* bits by enum pack: which packings of the row the next product needs */
+    const float *rows; /* what pack_rows packs, row_width wide */
+    size_t row_width;
+};
+
+struct product {
+    const struct pass *pass;
+    struct {
+        const struct matrix *matrix;
+        float *out; /* of the pass's first token */
+        size_t stride;
+    } parts[3];
+    size_t part_count;
+    size_t tokens;
+    size_t first;
+};
+
+static unsigned pieces_of(size_t count, size_t each)
+{
+    return (unsigned)((count + each - 1) / each);
+}
+
+static unsigned char *packed_row(const struct engine *e, enum pack pack, size_t columns, size_t token)
+{
+    return e->packed[pack] + token * kernels_packed_bytes(pack, columns);
+}
+
+static void pack_row(const struct pass *p, const float *row, size_t width, size_t token)
+{
+    struct engine *e = p->engine;
+    for (unsigned pack = 0; pack < 3; pack++)
+        if (p->packs >> pack & 1)
+            e->kernels->pack((enum pack)pack, row, width, packed_row(e, (enum pack)pack, width, token));
+}
+
+/* ---- products ---- */
+
+static void product_piece(void *argument, unsigned piece, unsigned thread)
+{
+    (void)thread;
+    const struct product *p = argument;
+    const struct engine *e = p->pass->engine;
+    for (size_t i = 0; i < p->part_count; i++) {
+        const struct matrix *m = p->parts[i].matrix;
+        unsigned pieces = pieces_of(m->rows, MATMUL_ROWS);
+        if (piece >= pieces) {
+            piece -= pieces;
+            continue;
+        }
+        size_t begin = (size_t)piece * MATMUL_ROWS;
+        size_t end = begin + MATMUL_ROWS < m->rows ? begin + MATMUL_ROWS : m->rows;
+        const struct matmul args = {
+            .type = m->type,
+            .weights = m->data,
+            .columns = m->columns,
+            .packed = packed_row(e, m->pack, m->columns, p->first),
+            .tokens = p->tokens,
+            .out = p->parts[i].out,
+            .out_stride = p->parts[i].stride,
+        };
+        e->kernels->matmul(&args, begin, end);
+        return;
+    }
+}
+
+static void run_product(struct product *p)
+{
+    unsigned pieces = 0;
+    for (size_t i = 0; i < p->part_count; i++)
+        pieces += pieces_of(p->parts[i].matrix->rows, MATMUL_ROWS);
+    p->first = p->pass->first;
+    p->tokens = p->pass->count - p->first;
+    workers_run(p->pass->engine->workers, product_piece, p, pieces);
+}
+
+/* ---- row operations ---- */
+
+static void token_range(const struct pass *p, unsigned piece, size_t *begin, size_t *end)
+{
+    *begin = p->first + (size_t)piece * TOKENS_PIECE;
+    *end = *begin + TOKENS_PIECE < p->count ? *begin + TOKENS_PIECE : p->count;
+}
+
+static void run_rows(struct pass *p, workers_fn *run)
+{
+    workers_run(p->engine->workers, run, p, pieces_of(p->count - p->first, TOKENS_PIECE));
+}
+
+static void embed_piece(void *argument, unsigned piece, unsigned thread)
+{
+    (void)thread;
+    const struct pass *p = argument;
+    const struct weights *w = &p->engine->weights;
+    const struct matrix *m = &w->embedding;
+    size_t begin, end, row_bytes = dtype_row_bytes(m->type, m->columns);
+    token_range(p, piece, &begin, &end);
+    for (size_t t = begin; t < end; t++) {
+        const unsigned char *row = (const unsigned char *)m->data + (size_t)p->tokens[t] * row_bytes;
+        p->engine->kernels->dequantize(m->type, row, p->engine->x + t * w->width, w->width);
+        float *rotation = p->engine->rotation + t * w->rope_dims;
+        for (uint32_t i = 0; i < w->rope_dims / 2; i++) {
+            double angle = p->positions[t] * w->rope_rates[i];
+            rotation[2 * i] = (float)cos(angle);
+            rotation[2 * i + 1] = (float)sin(angle);
+        }
+    }
+}
+
+/* Adds what the last block left in delta, normalises, packs for the next product. */
+static void norm_piece(void *argument, unsigned piece, unsigned thread)
+{
+    (void)thread;
+    const struct pass *p = argument;
+    struct engine *e = p->engine;
+    size_t begin, end, width = e->weights.width;
+    token_range(p, piece, &begin, &end);
+    for (size_t t = begin; t < end; t++) {
+        float *x = e->x + t * width, *normed = e->normed + t * width;
+        if (p->add)
+            e->kernels->add(x, e->delta + t * width, width);
+        e->kernels->rms_norm(x, p->norm, e->weights.epsilon, width, normed);
+        pack_row(p, normed, width, t);
+    }
+}
+
+static void pack_piece(void *argument, unsigned piece, unsigned thread)
+{
+    (void)thread;
+    const struct pass *p = argument;
+    size_t begin, end;
+    token_range(p, piece, &begin, &end);
+    for (size_t t = begin; t < end; t++)
+        pack_row(p, p->rows + t * p->row_width, p->row_width, t);
+}
+
+static void pack_rows(struct pass *p, const float *rows, size_t width, const struct matrix *next)
+{
+    p->rows = rows;
+    p->row_width = width;
+    p->packs = 1u << next->pack;
+    run_rows(p, pack_piece);
+}
+
+/* ---- attention ---- */
+
+static void rotate(const struct weights *w, float *head, const float *rotation)
+{
+    uint32_t half = w->rope_dims / 2, step = w->rope_halves ? 1 : 2, apart = w->rope_halves ? half : 1;
+    for (uint32_t i = 0; i < half; i++) {
+        float *a = head + (size_t)i * step, *b = a + apart;
+        float c = rotation[2 * i], s = rotation[2 * i + 1], x = *a, y = *b;
+        *a = x * c - y * s;
+        *b = x * s + y * c;
+    }
+}
+
+static void prepare_heads(const struct pass *p, float *row, uint32_t heads, const float *bias,
+                          const float *norm, const float *rotation)
+{
+    const struct weights *w = &p->engine->weights;
+    if (bias)
+        p->engine->kernels->add(row, bias, (size_t)heads * w->dim);
+    for (uint32_t h = 0; h < heads; h++) {
+        float *head = row + (size_t)h * w->dim;
+        if (norm)
+            p->engine->kernels->rms_norm(head, norm, w->epsilon, w->dim, head);
+        if (rotation)
+            rotate(w, head, rotation);
+    }
+}
+
+static void *head_data(const struct pass *p, size_t chunk, uint32_t head, uint8_t *level)
+{
+    const struct kv_chunk *c = p->sequence->chunks[chunk];
+    const struct kv_geometry *g = &p->engine->model.kv;
+    *level = c->level;
+    return (unsigned char *)c->data + p->layer_index * kv_layer_bytes(g, c->level) +
+           head * kv_head_bytes(g, c->level);
+}
+
+static void store_piece(void *argument, unsigned piece, unsigned thread)
+{
+    (void)thread;
+    const struct pass *p = argument;
+    const struct engine *e = p->engine;
+    const struct weights *w = &e->weights;
+    size_t begin, end, q = (size_t)w->heads * w->dim, kv = (size_t)w->kv_heads * w->dim;
+    token_range(p, piece, &begin, &end);
+    for (size_t t = begin; t < end; t++) {
+        const float *rotation = e->rotation + t * w->rope_dims;
+        float *k = e->k + t * kv, *v = e->v + t * kv;
+        prepare_heads(p, e->q + t * q, w->heads, p->layer->q_bias, p->layer->q_norm, rotation);
+        prepare_heads(p, k, w->kv_heads, p->layer->k_bias, p->layer->k_norm, rotation);
+        prepare_heads(p, v, w->kv_heads, p->layer->v_bias, NULL, NULL);
+        for (uint32_t h = 0; h < w->kv_heads; h++) {
+            uint8_t level;
+            void *data = head_data(p, p->positions[t] / CHUNK_TOKENS, h, &level);
+            e->kernels->store(data, level, w->dim, p->positions[t] % CHUNK_TOKENS, k + h * w->dim,
+                              v + h * w->dim);
+        }
+    }
+}
+
+static void attention_piece(void *argument, unsigned piece, unsigned thread)
+{
+    const struct pass *p = argument;
+    const struct engine *e = p->engine;
+    const struct weights *w = &e->weights;
+    struct thread_scratch *s = &e->scratch[thread];
+    uint32_t head = piece % w->kv_heads, group = w->heads / w->kv_heads;
+    /* Later tokens see more, so they are handed out first and the short ones even out the end. */
+    size_t blocks = pieces_of(p->count - p->first, ATTENTION_TOKENS);
+    size_t begin = p->first + (blocks - 1 - piece / w->kv_heads) * ATTENTION_TOKENS;
+    size_t end = begin + ATTENTION_TOKENS < p->count ? begin + ATTENTION_TOKENS : p->count;
+    size_t rows = 0, chunks = p->positions[end - 1] / CHUNK_TOKENS + 1;
+    for (size_t c = 0; c < chunks; c++)
+        s->chunks[c].data = head_data(p, c, head, &s->chunks[c].level);
+    for (size_t t = begin; t < end; t++)
+        for (uint32_t g = 0; g < group; g++, rows++) {
+            s->out[rows] = e->q + (t * w->heads + (size_t)head * group + g) * w->dim;
+            s->q[rows] = s->out[rows];
+            s->visible[rows] = p->positions[t] + 1;
+        }
+    const struct attention args = {
+        .chunks = s->chunks,
+        .dim = w->dim,
+        .scale = 1.0f / sqrtf((float)w->dim),
+        .queries = rows,
+        .q = s->q,
+        .out = s->out,
+        .visible = s->visible,
+        .scratch = s->scores,
+    };
+    e->kernels->attention(&args);
+}
+
+/* ---- feed-forward ---- */
+
+static void ffn_piece(void *argument, unsigned piece, unsigned thread)
+{
+    const struct pass *p = argument;
+    const struct engine *e = p->engine;
+    const struct thread_scratch *s = &e->scratch[thread];
+    size_t hidden = e->weights.hidden, begin = (size_t)piece * FFN_ROWS;
+    size_t end = begin + FFN_ROWS < hidden ? begin + FFN_ROWS : hidden;
+    const struct matrix *parts[] = {&p->layer->gate, &p->layer->up};
+    float *outs[] = {s->gate, s->up};
+    for (size_t i = 0; i < 2; i++) {
+        const struct matmul args = {
+            .type = parts[i]->type,
+            .weights = (const unsigned char *)parts[i]->data +
+                       begin * dtype_row_bytes(parts[i]->type, parts[i]->columns),
+            .columns = parts[i]->columns,
+            .packed = packed_row(e, parts[i]->pack, parts[i]->columns, p->first),
+            .tokens = p->count - p->first,
+            .out = outs[i],
+            .out_stride = FFN_ROWS,
+        };
+        e->kernels->matmul(&args, 0, end - begin);
+    }
+    for (size_t t = p->first; t < p->count; t++) {
+        size_t row = (t - p->first) * FFN_ROWS;
+        e->kernels->swiglu(s->gate + row, s->up + row, end - begin, e->hidden + t * hidden + begin);
+    }
+}
+
+/* ---- layers ---- */
+
+static void norm_rows(struct pass *p, const float *norm, bool add, unsigned packs)
+{
+    p->norm = norm;
+    p->add = add;
+    p->packs = packs;
+    run_rows(p, norm_piece);
+}
+
+/* wanted: from which token on this layer's result is needed; K and V of all tokens are stored anyway. */
+static void run_layer(struct pass *p, size_t wanted)
+{
+    struct engine *e = p->engine;
+    const struct weights *w = &e->weights;
+    const struct layer *l = p->layer;
+    size_t q = (size_t)w->heads * w->dim, kv = (size_t)w->kv_heads * w->dim;
+    norm_rows(p, l->attention_norm, p->layer_index > 0, 1u << l->q.pack | 1u << l->k.pack | 1u << l->v.pack);
+    run_product(&(struct product){p, {{&l->q, e->q, q}, {&l->k, e->k, kv}, {&l->v, e->v, kv}}, 3, 0, 0});
+    run_rows(p, store_piece);
+    p->first = wanted;
+    if (p->first == p->count)
+        return;
+    workers_run(e->workers, attention_piece, p,
+                pieces_of(p->count - p->first, ATTENTION_TOKENS) * w->kv_heads);
+    pack_rows(p, e->q, q, &l->o);
+    run_product(&(struct product){p, {{&l->o, e->delta + p->first * w->width, w->width}}, 1, 0, 0});
+    norm_rows(p, l->ffn_norm, true, 1u << l->gate.pack | 1u << l->up.pack);
+    workers_run(e->workers, ffn_piece, p, pieces_of(w->hidden, FFN_ROWS));
+    pack_rows(p, e->hidden, w->hidden, &l->down);
+    run_product(&(struct product){p, {{&l->down, e->delta + p->first * w->width, w->width}}, 1, 0, 0});
+}
+
+static int run_batch(struct pass *p, size_t logits_from, float *logits, const atomic_bool *cancel)
+{
+    struct engine *e = p->engine;
+    const struct weights *w = &e->weights;
+    p->first = 0;
+    run_rows(p, embed_piece);
+    for (uint32_t i = 0; i < w->layer_count; i++) {
+        if (cancel && atomic_load(cancel))
+            return -ECANCELED;
+        p->layer = &w->layers[i];
+        p->layer_index = i;
+        run_layer(p, i + 1 == w->layer_count ? logits_from : 0);
+    }
+    if (logits_from == p->count)
+        return 0;
+    norm_rows(p, w->output_norm, true, 1u << w->output.pack);
+    /* logits holds the rows from logits_from on; product_piece indexes rows by token */
+    run_product(
+        &(struct product){p, {{&w->output, logits - p->first * w->vocabulary, w->vocabulary}}, 1, 0, 0});
+    return 0;
+}
+
+static int check(const struct engine *e, const struct engine_batch *b, struct error *error)
+{
+    const struct kv_sequence *s = b->sequence;
+    if (b->logits_from > b->count || (b->logits_from < b->count && !b->logits))
+        return error_set(error, -EINVAL, "logits wanted of tokens that are not in the batch");
+    size_t last = 0;
+    for (size_t i = 0; i < b->count; i++) {
+        if (b->tokens[i] < 0 || (uint32_t)b->tokens[i] >= e->weights.vocabulary)
+            return error_set(error, -EINVAL, "token %d is not in the vocabulary of %u", b->tokens[i],
+                             e->weights.vocabulary);
+        size_t position = b->positions ? b->positions[i] : s->tokens + i;
+        if ((i && position <= last) || position > UINT32_MAX)
+            return error_set(error, -EINVAL, "positions do not ascend");
+        last = position;
+    }
+    if (b->count && kv_chunks_of(last + 1) > s->chunk_count)
+        return error_set(error, -EINVAL, "position %zu has no chunk", last);
+    for (size_t c = 0; b->count && c < kv_chunks_of(last + 1); c++)
+        if (!s->chunks[c])
+            return error_set(error, -EINVAL, "chunk %zu is missing", c);
+    return 0;
+}
+
+int engine_forward(struct engine *e, const struct engine_batch *b, struct error *error)
+{
+    uint32_t positions[ENGINE_BATCH];
+    int code = check(e, b, error);
+    if (code < 0 || b->count == 0)
+        return code;
+    size_t last = b->positions ? b->positions[b->count - 1] : b->sequence->tokens + b->count - 1;
+    if ((code = engine_scratch_reserve(e, last + 1)) < 0)
+        return error_set(error, code, "out of memory for attention over %zu positions", last + 1);
+    for (size_t at = 0; at < b->count; at += ENGINE_BATCH) {
+        size_t count = b->count - at < ENGINE_BATCH ? b->count - at : ENGINE_BATCH;
+        for (size_t i = 0; i < count; i++)
+            positions[i] = b->positions ? b->positions[at + i] : (uint32_t)(b->sequence->tokens + at + i);
+        struct pass pass = {
+            .engine = e,
+            .sequence = b->sequence,
+            .tokens = b->tokens + at,
+            .positions = positions,
+            .count = count,
+        };
+        size_t from = b->logits_from <= at ? 0 : b->logits_from - at < count ? b->logits_from - at : count;
+        float *logits =
+            from < count ? b->logits + (at + from - b->logits_from) * e->weights.vocabulary : NULL;
+        if ((code = run_batch(&pass, from, logits, b->cancel)) < 0)
+            return error_set(error, code, "cancelled");
+    }
+    return 0;
+}
