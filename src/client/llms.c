@@ -181,14 +181,19 @@ static int fail_text(struct llms *llms, const char *what, const char *text)
     return 0;
 }
 
-/* "/v1/contexts/ID" + suffix; an id that could not be one never reaches a path. */
-static int context_path(struct llms *llms, const char *id, const char *suffix, char *path, size_t bytes)
+static bool is_id(const char *id)
 {
     size_t length = id ? strlen(id) : 0;
     for (size_t i = 0; i < length; i++)
         if (!isalnum((unsigned char)id[i]) && id[i] != '-' && id[i] != '_')
-            length = LLMS_ID_BYTES;
-    if (length == 0 || length >= LLMS_ID_BYTES)
+            return false;
+    return length > 0 && length < LLMS_ID_BYTES;
+}
+
+/* "/v1/contexts/ID" + suffix; an id that could not be one never reaches a path. */
+static int context_path(struct llms *llms, const char *id, const char *suffix, char *path, size_t bytes)
+{
+    if (!is_id(id))
         return error_set(&llms->error, -EINVAL, "'%.40s' is not a context id", id ? id : "");
     snprintf(path, bytes, "/v1/contexts/%s%s", id, suffix);
     return 0;
