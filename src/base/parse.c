@@ -3,12 +3,20 @@
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
+
+/* strtod also reads hexadecimal, "inf" and "nan"; people do not mean those. */
+static bool decimal(const char *text, const char *characters)
+{
+    return strspn(text, characters) > 0 && !strpbrk(text, "xXpP");
+}
 
 int parse_double(const char *text, double low, double high, double *value)
 {
     char *end;
-    if (!isdigit((unsigned char)*text) && *text != '.' && *text != '-')
+    if (!decimal(text, "0123456789.-"))
         return -EINVAL;
     errno = 0;
     double x = strtod(text, &end);
@@ -34,7 +42,7 @@ int parse_u64(const char *text, uint64_t low, uint64_t high, uint64_t *value)
 int parse_size(const char *text, uint64_t *bytes)
 {
     char *end;
-    if (!isdigit((unsigned char)*text))
+    if (!decimal(text, "0123456789."))
         return -EINVAL;
     errno = 0;
     double x = strtod(text, &end);
