@@ -6,7 +6,10 @@
  * contexts and answers -ENOENT for others' (invariant 7). Thread-safe (one connection under a mutex).
  *
  * A turn is stored as its text and as the token ids it added to the context, so that the exact sequence is
- * rebuilt after a restart even if tokenizer rules change. Schema and its version: docs/FORMATS.md. */
+ * rebuilt after a restart even if tokenizer rules change. Schema and its version: docs/FORMATS.md.
+ *
+ * Where the disk fails in the very moment of a commit the outcome is unknown to anyone: the function fails,
+ * and after a crash right then the transaction may be found whole. It is never found in part. */
 #ifndef LLMS_STORE_JOURNAL_H
 #define LLMS_STORE_JOURNAL_H
 
@@ -28,6 +31,7 @@ struct journal_context {
     int64_t used_ms;
     uint64_t window_turn; /* turns before this ordinal have slid out (the system prompt stays) */
     uint64_t turn_count;  /* turns stored */
+    uint64_t tokens;      /* length of the sequence that a next call stands on */
 };
 
 struct journal_turn {
@@ -40,17 +44,17 @@ struct journal_turn {
     int64_t created_ms;
 };
 
-/* Opens (creating) DIR/journal.db; -EBUSY if another process holds it; -EBADMSG if it is damaged or of a
- * newer version; -EROFS, -EACCES, -ENOSPC as they come. `model` names the tokenizer the ids belong to:
- * opening a journal of another vocabulary is -EINVAL with a line that says so. */
+/* Opens (creating) DIR/journal.db, the directory too; -EBUSY if another process holds it (DIR/lock); -EBADMSG
+ * if it is damaged or of a newer version; -EROFS, -EACCES, -ENOSPC as they come. `model` names the tokenizer
+ * the ids belong to: opening a journal of another vocabulary is -EINVAL with a line that says so. */
 int journal_open(const char *directory, const char *model, struct journal **out, struct error *error);
 void journal_close(struct journal *journal);
 
-/* Fills context->id and times; the caller gives owner, name and system_prompt. limit: -EDQUOT if the owner
- * already has so many (0: no limit). */
+/* Fills context->id and times; the caller gives owner, name, system_prompt and tokens. limit: -EDQUOT if the
+ * owner already has so many (0: no limit). */
 int journal_context_create(struct journal *journal, struct journal_context *context, uint64_t limit,
                            struct error *error);
-/* A copy of source (owner's) with all its turns, under a new id. */
+/* A copy of source (owner's) with all its turns, under a new id. name NULL: the source's. */
 int journal_context_fork(struct journal *journal, const char *owner, const char *source, const char *name,
                          uint64_t limit, struct journal_context *out, struct error *error);
 int journal_context_delete(struct journal *journal, const char *owner, const char *id, struct error *error);
@@ -62,10 +66,10 @@ int journal_context_list(struct journal *journal, const char *owner, struct jour
 void journal_context_deinit(struct journal_context *context);
 void journal_contexts_free(struct journal_context *contexts, size_t count);
 
-/* Appends a turn and sets used_ms, in one durable transaction; window_turn is stored with it. ordinal must be
- * the next (turn_count), else -EEXIST. */
+/* Appends a turn and sets used_ms, in one durable transaction; window_turn and the length of the sequence
+ * with this turn are stored with it. ordinal must be the next (turn_count), else -EEXIST. */
 int journal_turn_append(struct journal *journal, const char *id, const struct journal_turn *turn,
-                        uint64_t window_turn, struct error *error);
+                        uint64_t window_turn, uint64_t context_tokens, struct error *error);
 /* Turns from ordinal `from` on, in order. */
 int journal_turns(struct journal *journal, const char *id, uint64_t from, struct journal_turn **out,
                   size_t *count, struct error *error);
