@@ -1,4 +1,4 @@
-/* libllms: the public functions over transport (HTTP), sse (streams) and answer (meanings).
+/* libllms: the public functions over transport (HTTP), sse (streams) and outcome (meanings).
  *
  * A handle holds its connection settings and the last failure; nothing is cached, the daemon has the truth. A
  * handle serves one thread at a time; using it from its own piece callback is refused with -EBUSY. */
@@ -17,7 +17,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/utf8.h"
-#include "client/answer.h"
+#include "client/outcome.h"
 #include "client/sse.h"
 #include "client/transport.h"
 
@@ -161,7 +161,7 @@ int llms_request(struct llms *llms, const char *method, const char *path, const 
     int code = exchange(llms, &request, &got);
     if (code == 0 && got.status >= 400) {
         json_t *document = json_loadb(got.body.data ? got.body.data : "", got.body.length, 0, NULL);
-        code = answer_error(document, got.status, &llms->error);
+        code = outcome_error(document, got.status, &llms->error);
         json_decref(document);
     } else if (code == 0 && !got.body.data && buffer_append_text(&got.body, "") < 0) {
         code = error_set(&llms->error, -ENOMEM, "out of memory");
@@ -353,11 +353,11 @@ static int on_event(void *user, const char *event, const char *data, size_t leng
     const char *object = json_string_value(json_object_get(document, "object"));
     const json_t *text = json_object_get(document, "text");
     if (json_object_get(document, "error")) {
-        code = answer_error(document, 0, call->error);
+        code = outcome_error(document, 0, call->error);
     } else if (object && strcmp(object, "call.piece") == 0 && json_string_length(text)) {
         code = deliver(call, json_string_value(text), json_string_length(text));
     } else if (object && strcmp(object, "call") == 0) {
-        answer_result(document, call->result);
+        outcome_result(document, call->result);
         call->done = true;
     }
     json_decref(document);
@@ -389,7 +389,7 @@ static int call_outcome(struct llms *llms, struct call *call, int code, const st
     if (answer->status >= 400) {
         json_t *document =
             json_loadb(answer->body.data ? answer->body.data : "", answer->body.length, 0, NULL);
-        code = answer_error(document, answer->status, &llms->error);
+        code = outcome_error(document, answer->status, &llms->error);
         json_decref(document);
         return code;
     }

@@ -1,10 +1,10 @@
-#include "client/answer.h"
+#include "client/outcome.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-int answer_code(const char *code, long status)
+int outcome_code(const char *code, long status)
 {
     static const struct {
         const char *name;
@@ -16,6 +16,10 @@ int answer_code(const char *code, long status)
         {"queue_full", -EAGAIN},
         {"loading", -EAGAIN},
         {"shutting_down", -ESHUTDOWN},
+        /* Inside a stream there is no status left to tell these by: */
+        {"context_not_found", -ENOENT},
+        {"invalid_value", -EINVAL},
+        {"insufficient_storage", -ENOSPC},
     };
     static const struct {
         int status, code;
@@ -32,17 +36,16 @@ int answer_code(const char *code, long status)
     return -EIO;
 }
 
-int answer_error(const json_t *document, long status, struct error *error)
+int outcome_error(const json_t *document, long status, struct error *error)
 {
     const json_t *object = json_object_get(document, "error");
     const char *message = json_string_value(json_object_get(object, "message"));
-    const json_t *number = json_object_get(object, "status"); /* inside a stream, where HTTP's is gone */
-    if (status < 400 && json_is_integer(number))
-        status = (long)json_integer_value(number);
-    int code = answer_code(json_string_value(json_object_get(object, "code")), status);
+    int code = outcome_code(json_string_value(json_object_get(object, "code")), status);
     if (message && *message)
         return error_set(error, code, "%s", message);
-    return error_set(error, code, "the daemon answered with status %ld and no reason", status);
+    if (status)
+        return error_set(error, code, "the daemon answered with status %ld and no reason", status);
+    return error_set(error, code, "the daemon gave up in the middle and gave no reason");
 }
 
 static uint64_t whole(const json_t *object, const char *key)
@@ -56,7 +59,7 @@ static double number(const json_t *object, const char *key)
     return json_number_value(json_object_get(object, key));
 }
 
-void answer_result(const json_t *call, struct llms_call_result *result)
+void outcome_result(const json_t *call, struct llms_call_result *result)
 {
     const json_t *usage = json_object_get(call, "usage"), *timings = json_object_get(call, "timings");
     const char *finish = json_string_value(json_object_get(call, "finish"));
