@@ -339,9 +339,7 @@ static int run_batch(struct pass *p, size_t logits_from, float *logits, const at
     if (logits_from == p->count)
         return 0;
     norm_rows(p, w->output_norm, true, 1u << w->output.pack);
-    /* logits holds the rows from logits_from on; product_piece indexes rows by token */
-    run_product(
-        &(struct product){p, {{&w->output, logits - p->first * w->vocabulary, w->vocabulary}}, 1, 0, 0});
+    run_product(&(struct product){p, {{&w->output, logits, w->vocabulary}}, 1, 0, 0});
     return 0;
 }
 
