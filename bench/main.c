@@ -1,0 +1,57 @@
+/* llms-bench: measures and makes what is measured. This file picks the command. */
+#include <stdio.h>
+#include <string.h>
+
+#include "bench.h"
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+} commands[] = {
+    {"model", bench_model, "write a GGUF with random weights in the shape of a known model"},
+};
+
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static void print_usage(FILE *out)
+{
+    fputs("usage: llms-bench COMMAND [OPTION]...\n\n", out);
+    for (size_t i = 0; i < COMMANDS; i++)
+        fprintf(out, "  %-8s %s\n", commands[i].name, commands[i].help);
+    fputs("\nllms-bench COMMAND --help tells its options.\n"
+          "Exit status: 0, 1 for failure, 2 for bad usage.\n",
+          out);
+}
+
+static int run(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_usage(stderr);
+        return 2;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        print_usage(stdout);
+        return 0;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        puts("llms-bench " LLMS_VERSION);
+        return 0;
+    }
+    for (size_t i = 0; i < COMMANDS; i++)
+        if (strcmp(argv[1], commands[i].name) == 0)
+            return commands[i].run(argc - 1, argv + 1);
+    fprintf(stderr, "llms-bench: unknown %s '%s' (see llms-bench --help)\n",
+            argv[1][0] == '-' ? "option" : "command", argv[1]);
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    int status = run(argc, argv);
+    if ((fflush(stdout) != 0 || ferror(stdout)) && status == 0) {
+        perror("llms-bench: standard output");
+        status = 1;
+    }
+    return status;
+}
