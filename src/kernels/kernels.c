@@ -37,8 +37,8 @@ static const struct kernels avx2 = {
 
 static const struct kernels avx512 = {
     .name = "avx512",
-    .pack = pack_plain,
-    .matmul = matmul_plain,
+    .pack = pack_avx512,
+    .matmul = matmul_avx512,
     .dequantize = dequantize_plain,
     .attention = attention_avx512,
     .store = store_avx2,
