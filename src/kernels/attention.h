@@ -2,10 +2,10 @@
  *
  * A chunk holds CHUNK_TOKENS (16) positions. For one layer it is a block, for each key/value head in turn:
  *   level 16 (FP16):  K as [dim][16] halves, then V as [16][dim] halves
- *   level 8  (INT8):  K as [dim][16] signed bytes, V as [16][dim] signed bytes, K scales [16] F32, V scales
- *                     [16] F32: one scale for a token's vector in a head (value = scale * q)
- * (K by dimension, so that a chunk's 16 scores come out as one vector with no sum across lanes.) All the
- * block's K and V of head h start at h * kv_head_bytes(level, dim) (kv/geometry.h); 64-byte aligned.
+ *   level 8  (INT8):  K as [dim][16] signed bytes, V as [16][dim] signed bytes, K scales [16] halves, V
+ * scales [16] halves: one scale for a token's vector in a head (value = scale * q) (K by dimension, so that a
+ * chunk's 16 scores come out as one vector with no sum across lanes.) All the block's K and V of head h start
+ * at h * kv_head_bytes(level, dim) (kv/geometry.h); 64-byte aligned.
  *
  * Canonical order, per query and head: score[t] = (sum over d ascending, fused, of q[d] * K[d][t]) * scale
  * (then
@@ -41,9 +41,9 @@ enum { ATTENTION_QUERIES = 8 };
 size_t attention_scratch_floats(size_t max_visible);
 
 /* Level 8: the K scales [16], then the V scales [16], behind the codes. */
-static inline const float *attention_scales(const void *data, size_t dim)
+static inline const uint16_t *attention_scales(const void *data, size_t dim)
 {
-    return (const float *)(const void *)((const char *)data + 2 * CHUNK_TOKENS * dim);
+    return (const uint16_t *)(const void *)((const char *)data + 2 * CHUNK_TOKENS * dim);
 }
 
 /* Every kernel table also has

@@ -19,6 +19,11 @@ INLINE __m256 load8(const void *data, size_t index, uint8_t level)
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
 }
 
+INLINE __m256 load_scales(const uint16_t *scales)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)scales));
+}
+
 INLINE void score_chunk(const struct attention *a, const float *const *q, size_t rows, const void *data,
                         uint8_t level, float *scores, size_t stride)
 {
@@ -37,7 +42,7 @@ INLINE void score_chunk(const struct attention *a, const float *const *q, size_t
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < 2; i++) {
             if (level == 8)
-                sum[r][i] = _mm256_mul_ps(sum[r][i], _mm256_loadu_ps(attention_scales(data, a->dim) + 8 * i));
+                sum[r][i] = _mm256_mul_ps(sum[r][i], load_scales(attention_scales(data, a->dim) + 8 * i));
             _mm256_storeu_ps(scores + r * stride + 8 * i, _mm256_mul_ps(sum[r][i], scale));
         }
 }
@@ -68,11 +73,11 @@ static void scale_values(const struct attention *a, float *p, size_t rows, size_
     for (size_t c = 0; c < chunks; c++) {
         if (a->chunks[c].level != 8)
             continue;
-        const float *scales = attention_scales(a->chunks[c].data, a->dim) + CHUNK_TOKENS;
+        const uint16_t *scales = attention_scales(a->chunks[c].data, a->dim) + CHUNK_TOKENS;
         for (size_t r = 0; r < rows; r++)
             for (size_t i = 0; i < CHUNK_TOKENS; i += 8) {
                 float *at = p + r * stride + c * CHUNK_TOKENS + i;
-                _mm256_storeu_ps(at, _mm256_mul_ps(_mm256_loadu_ps(at), _mm256_loadu_ps(scales + i)));
+                _mm256_storeu_ps(at, _mm256_mul_ps(_mm256_loadu_ps(at), load_scales(scales + i)));
             }
     }
 }

@@ -17,6 +17,11 @@ INLINE __m512 load16(const void *data, size_t index, uint8_t level)
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
 }
 
+INLINE __m512 load_scales(const uint16_t *scales)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
+}
+
 /* Scores of `rows` queries over one chunk into scores[row * stride]. */
 INLINE void score_chunk(const struct attention *a, const float *const *q, size_t rows, const void *data,
                         uint8_t level, float *scores, size_t stride)
@@ -32,7 +37,7 @@ INLINE void score_chunk(const struct attention *a, const float *const *q, size_t
     __m512 scale = _mm512_set1_ps(a->scale);
     for (size_t r = 0; r < rows; r++) {
         if (level == 8)
-            sum[r] = _mm512_mul_ps(sum[r], _mm512_loadu_ps(attention_scales(data, a->dim)));
+            sum[r] = _mm512_mul_ps(sum[r], load_scales(attention_scales(data, a->dim)));
         _mm512_storeu_ps(scores + r * stride, _mm512_mul_ps(sum[r], scale));
     }
 }
@@ -62,7 +67,7 @@ static void scale_values(const struct attention *a, float *p, size_t rows, size_
     for (size_t c = 0; c < chunks; c++) {
         if (a->chunks[c].level != 8)
             continue;
-        __m512 s = _mm512_loadu_ps(attention_scales(a->chunks[c].data, a->dim) + CHUNK_TOKENS);
+        __m512 s = load_scales(attention_scales(a->chunks[c].data, a->dim) + CHUNK_TOKENS);
         for (size_t r = 0; r < rows; r++) {
             float *at = p + r * stride + c * CHUNK_TOKENS;
             _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_loadu_ps(at), s));

@@ -34,7 +34,7 @@ static void attend_one(const struct attention *a, const float *q, uint32_t visib
         for (size_t d = 0; d < a->dim; d++)
             s = fmaf(q[d], key_at(c, d, t % CHUNK_TOKENS), s);
         if (c->level == 8)
-            s *= attention_scales(c->data, a->dim)[t % CHUNK_TOKENS];
+            s *= half_to_float(attention_scales(c->data, a->dim)[t % CHUNK_TOKENS]);
         p[t] = s * a->scale;
         top = p[t] > top ? p[t] : top;
     }
@@ -45,7 +45,7 @@ static void attend_one(const struct attention *a, const float *q, uint32_t visib
     for (size_t t = 0; t < visible; t++) {
         const struct attention_chunk *c = &a->chunks[t / CHUNK_TOKENS];
         if (c->level == 8)
-            p[t] *= attention_scales(c->data, a->dim)[CHUNK_TOKENS + t % CHUNK_TOKENS];
+            p[t] *= half_to_float(attention_scales(c->data, a->dim)[CHUNK_TOKENS + t % CHUNK_TOKENS]);
     }
     float total = plain_sum16(lane);
     for (size_t d = 0; d < a->dim; d++) {
@@ -62,22 +62,19 @@ void attention_plain(const struct attention *a)
         attend_one(a, a->q[i], a->visible[i], a->scratch, a->out[i]);
 }
 
-static float quantise(const float *x, size_t dim, int8_t *out, size_t stride)
+/* Codes of one vector; returns its scale as a half. */
+static uint16_t quantise(const float *x, size_t dim, int8_t *out, size_t stride)
 {
     float top = 0;
     for (size_t d = 0; d < dim; d++)
         top = fmaxf(top, fabsf(x[d]));
-    if (!(top > 0) || !isfinite(top)) {
-        for (size_t d = 0; d < dim; d++)
-            out[d * stride] = 0;
-        return 0;
-    }
-    float inverse = 127.0f / top;
+    uint16_t scale = float_to_half(top / 127.0f > 65504.0f ? 65504.0f : top / 127.0f);
+    float step = half_to_float(scale);
     for (size_t d = 0; d < dim; d++) {
-        float q = rintf(x[d] * inverse);
-        out[d * stride] = (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);
+        float q = step > 0 ? rintf(x[d] / step) : 0;
+        out[d * stride] = (int8_t)(q > 127 ? 127 : q > -127 ? q : -127);
     }
-    return top / 127.0f;
+    return scale;
 }
 
 void store_plain(void *data, uint8_t level, size_t dim, unsigned slot, const float *k, const float *v)
@@ -92,7 +89,7 @@ void store_plain(void *data, uint8_t level, size_t dim, unsigned slot, const flo
         return;
     }
     int8_t *keys = (int8_t *)data + slot, *values = (int8_t *)data + CHUNK_TOKENS * dim + slot * dim;
-    float *scales = (float *)((char *)data + 2 * CHUNK_TOKENS * dim);
+    uint16_t *scales = (uint16_t *)data + CHUNK_TOKENS * dim; /* behind 2 x 16 x dim bytes of codes */
     scales[slot] = quantise(k, dim, keys, CHUNK_TOKENS);
     scales[CHUNK_TOKENS + slot] = quantise(v, dim, values, 1);
 }

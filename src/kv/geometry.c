@@ -3,7 +3,7 @@
 size_t kv_head_bytes(const struct kv_geometry *g, uint8_t level)
 {
     size_t values = 2 * (size_t)KV_CHUNK_TOKENS * g->dim; /* K and V */
-    return level == 16 ? values * 2 : values + 2 * KV_CHUNK_TOKENS * sizeof(float);
+    return level == 16 ? values * 2 : values + 2 * KV_CHUNK_TOKENS * sizeof(uint16_t);
 }
 
 size_t kv_layer_bytes(const struct kv_geometry *g, uint8_t level)

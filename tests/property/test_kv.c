@@ -127,7 +127,7 @@ static void sizes_are_as_stated(void **state)
     (void)state;
     const struct kv_geometry llama = {16, 8, 64}; /* Llama 3.2 1B */
     assert_int_equal(kv_chunk_bytes(&llama, 16), 16 * 8 * 2 * 16 * 64 * 2);
-    assert_int_equal(kv_chunk_bytes(&llama, 8), 16 * 8 * (2 * 16 * 64 + 2 * 16 * 4));
+    assert_int_equal(kv_chunk_bytes(&llama, 8), 16 * 8 * (2 * 16 * 64 + 2 * 16 * 2));
     assert_int_equal(kv_chunks_of(0), 0);
     assert_int_equal(kv_chunks_of(1), 1);
     assert_int_equal(kv_chunks_of(16), 1);
