@@ -1,0 +1,109 @@
+/* SentencePiece BPE with byte fallback.
+ *
+ * Text is cut into characters, spaces become U+2581, and neighbours merge wherever their joint text is a
+ * token, highest score first. What is no token in the end is spelled in byte tokens, so any bytes can be
+ * written; characters are cut by their first byte alone, as llama.cpp does it, which only matters for invalid
+ * UTF-8. */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "model/tokenizer_internal.h"
+
+static const char space_mark[] = "\xe2\x96\x81";
+
+void spm_init(struct tokenizer *tokenizer)
+{
+    for (int byte = 0; byte < 256; byte++) {
+        char name[8];
+        snprintf(name, sizeof name, "<0x%02X>", (unsigned)byte);
+        int32_t id = token_map_find(&tokenizer->map, name, 6);
+        if (id < 0)
+            id = token_map_find(&tokenizer->map, &(char){(char)byte}, 1);
+        tokenizer->byte_id[byte] = id < 0 ? tokenizer->unknown : id;
+    }
+}
+
+/* Scores as integers in the opposite order: the highest score is the lowest. */
+static int32_t score_order(float score)
+{
+    int32_t bits;
+    if (isnan(score))
+        return INT32_MAX;
+    score += 0.0f; /* no negative zero */
+    memcpy(&bits, &score, sizeof bits);
+    if (bits < 0)
+        bits ^= 0x7fffffff;
+    return ~bits;
+}
+
+static bool merge(const struct tokenizer *tokenizer, const char *text, const struct symbol *left,
+                  const struct symbol *right, struct bigram *bigram)
+{
+    uint32_t length = left->length + right->length;
+    if (length > tokenizer->longest)
+        return false;
+    int32_t id = token_map_find(&tokenizer->map, text + left->start, length);
+    if (id < 0 || !tokenizer_is_text(tokenizer, id))
+        return false;
+    bigram->number = id;
+    bigram->order = score_order(tokenizer->scores[id]);
+    return true;
+}
+
+static int add_characters(const struct tokenizer *tokenizer, struct merger *merger, const char *text,
+                          size_t length)
+{
+    static const uint8_t bytes_by_nibble[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 4};
+    merger->count = 0;
+    for (size_t i = 0, n; i < length; i += n) {
+        n = bytes_by_nibble[(unsigned char)text[i] >> 4];
+        if (n > length - i)
+            n = length - i;
+        int32_t id = token_map_find(&tokenizer->map, text + i, n);
+        if (id >= 0 && !tokenizer_is_text(tokenizer, id))
+            id = -1;
+        if (merger_add(merger, (uint32_t)i, (uint32_t)n, id) < 0)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+static int append_symbol(const struct tokenizer *tokenizer, const char *text, const struct symbol *symbol,
+                         struct tokens *out)
+{
+    if (symbol->number >= 0)
+        return tokens_append(out, symbol->number);
+    for (uint32_t i = 0; i < symbol->length; i++) {
+        int32_t id = tokenizer->byte_id[(unsigned char)text[symbol->start + i]];
+        if (id >= 0 && tokens_append(out, id) < 0)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+int spm_encode(const struct tokenizer *tokenizer, struct merger *merger, const char *text, size_t length,
+               bool after_special, struct tokens *out)
+{
+    struct buffer marked = {0};
+    int status = buffer_reserve(&marked, length + sizeof space_mark);
+    if (status == 0 && after_special && tokenizer->space_prefix)
+        status = buffer_append(&marked, space_mark, 3);
+    for (size_t i = 0, end; status == 0 && i < length; i = end + 1) {
+        const char *space = memchr(text + i, ' ', length - i);
+        end = space ? (size_t)(space - text) : length;
+        status = buffer_append(&marked, text + i, end - i);
+        if (status == 0 && space)
+            status = buffer_append(&marked, space_mark, 3);
+    }
+    if (status == 0)
+        status = add_characters(tokenizer, merger, marked.data, marked.length);
+    if (status == 0)
+        status = merger_run(merger, tokenizer, marked.data, merge);
+    for (int32_t i = merger->count ? 0 : -1; status == 0 && i >= 0; i = merger->symbols[i].next)
+        status = append_symbol(tokenizer, marked.data, &merger->symbols[i], out);
+    buffer_deinit(&marked);
+    return status;
+}
