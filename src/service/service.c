@@ -1,0 +1,442 @@
+/* The service's public face: opening, stopping, contexts, the whole. Calls: call.c. */
+#include "service/service.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/utf8.h"
+#include "service/service_internal.h"
+
+enum { QUEUE_LIMIT = 256, CONTEXT_LEAST = 64 };
+
+/* ---- opening and closing ---- */
+
+static int check_options(struct service *service, const struct service_options *options, struct error *error)
+{
+    const struct engine_model *model = engine_model(service->engine);
+    service->context_length = options->context_length ? options->context_length : model->context_length;
+    if (service->context_length > model->context_length)
+        return error_set(error, -EINVAL, "a context of %u tokens is more than the model's %u",
+                         service->context_length, model->context_length);
+    if (service->context_length < CONTEXT_LEAST)
+        return error_set(error, -EINVAL, "a context of %u tokens is too short: %d at least",
+                         service->context_length, CONTEXT_LEAST);
+    if (options->kv_level != 16 && options->kv_level != 8)
+        return error_set(error, -EINVAL, "KV is written at level 16 or 8, not %u", options->kv_level);
+    uint64_t chunk = kv_chunk_bytes(&model->kv, options->kv_level);
+    if (options->kv_budget_bytes < chunk)
+        return error_set(error, -EINVAL,
+                         "a KV budget of %" PRIu64 " bytes holds nothing: a chunk is %" PRIu64,
+                         options->kv_budget_bytes, chunk);
+    if (options->kv_budget_bytes / chunk < kv_chunks_of(service->context_length))
+        log_warning("the KV budget holds %" PRIu64 " tokens, less than one full context of %u",
+                    options->kv_budget_bytes / chunk * KV_CHUNK_TOKENS, service->context_length);
+    service->kv_level = options->kv_level;
+    service->contexts_per_app = options->contexts_per_app;
+    service->queue_limit = options->queue_limit ? options->queue_limit : QUEUE_LIMIT;
+    return 0;
+}
+
+static int open_journal(struct service *service, const char *directory, struct error *error)
+{
+    struct buffer vocabulary = {0};
+    struct journal_context *contexts = NULL;
+    size_t count = 0;
+    int code = transcript_vocabulary(service->rules.tokenizer, &vocabulary);
+    if (code < 0)
+        error_set(error, code, "out of memory");
+    if (code == 0)
+        code = journal_open(directory, vocabulary.data, &service->journal, error);
+    buffer_deinit(&vocabulary);
+    if (code == 0)
+        code = journal_context_list(service->journal, NULL, &contexts, &count, error);
+    if (code == 0) {
+        service->status.contexts = count;
+        journal_contexts_free(contexts, count);
+    }
+    return code;
+}
+
+static int open_memory(struct service *service, uint64_t budget_bytes, struct error *error)
+{
+    const struct engine_model *model = engine_model(service->engine);
+    service->logits = mem_calloc(model->vocabulary, sizeof *service->logits);
+    if (!service->logits || kv_pool_create(&model->kv, budget_bytes, &service->pool) < 0)
+        return error_set(error, -ENOMEM, "out of memory");
+    return 0;
+}
+
+static int start(struct service *service, struct error *error)
+{
+    int code = -pthread_mutex_init(&service->lock, NULL);
+    if (code < 0)
+        goto no_lock;
+    code = condition_init(&service->work);
+    if (code < 0)
+        goto no_work;
+    code = condition_init(&service->idle);
+    if (code < 0)
+        goto no_idle;
+    code = -pthread_create(&service->worker, NULL, worker_main, service);
+    if (code == 0)
+        return 0;
+    pthread_cond_destroy(&service->idle);
+no_idle:
+    pthread_cond_destroy(&service->work);
+no_work:
+    pthread_mutex_destroy(&service->lock);
+no_lock:
+    return error_set(error, code, "cannot start the worker: %s", strerror(-code));
+}
+
+static void release(struct service *service)
+{
+    journal_close(service->journal);
+    kv_pool_destroy(service->pool);
+    mem_free(service->logits);
+    engine_close(service->engine);
+    mem_free(service);
+}
+
+int service_open(const struct service_options *options, struct service **out, struct error *error)
+{
+    struct service *service = mem_calloc(1, sizeof *service);
+    if (!service)
+        return error_set(error, -ENOMEM, "out of memory");
+    struct engine_options engine = {.model_path = options->model_path, .threads = options->threads};
+    service->opened_ns = clock_ns();
+    int code = engine_open(&engine, &service->engine, error);
+    if (code < 0)
+        goto failed;
+    service->rules.chat = engine_model(service->engine)->chat;
+    service->rules.tokenizer = engine_tokenizer(service->engine);
+    code = check_options(service, options, error);
+    if (code == 0)
+        code = open_memory(service, options->kv_budget_bytes, error);
+    if (code == 0)
+        code = open_journal(service, options->state_directory, error);
+    if (code == 0)
+        code = start(service, error);
+    if (code < 0)
+        goto failed;
+    *out = service;
+    return 0;
+failed:
+    release(service);
+    return code;
+}
+
+/* Under the lock: waits until no call runs, at most until the deadline (NULL: as long as it takes). */
+static void await_idle(struct service *service, const struct timespec *deadline)
+{
+    while (service->running)
+        if (!deadline)
+            pthread_cond_wait(&service->idle, &service->lock);
+        else if (pthread_cond_timedwait(&service->idle, &service->lock, deadline) != 0)
+            return;
+}
+
+void service_stop(struct service *service, unsigned grace_ms)
+{
+    struct timespec deadline = condition_deadline(grace_ms);
+    pthread_mutex_lock(&service->lock);
+    service->stopping = true;
+    for (struct call *call = service->calls, *next; call; call = next) {
+        next = call->next;
+        if (call != service->running)
+            call_cancel_locked(call, -ESHUTDOWN);
+    }
+    await_idle(service, &deadline);
+    if (service->running)
+        call_cancel_locked(service->running, -ESHUTDOWN);
+    await_idle(service, NULL);
+    pthread_mutex_unlock(&service->lock);
+}
+
+void service_close(struct service *service)
+{
+    if (!service)
+        return;
+    service_stop(service, 0);
+    pthread_mutex_lock(&service->lock);
+    service->quit = true;
+    pthread_cond_signal(&service->work);
+    pthread_mutex_unlock(&service->lock);
+    pthread_join(service->worker, NULL);
+    queue_deinit(&service->queue);
+    pthread_cond_destroy(&service->idle);
+    pthread_cond_destroy(&service->work);
+    pthread_mutex_destroy(&service->lock);
+    release(service);
+}
+
+const struct engine_model *service_model(const struct service *service)
+{
+    return engine_model(service->engine);
+}
+
+const struct tokenizer *service_tokenizer(const struct service *service)
+{
+    return service->rules.tokenizer;
+}
+
+/* ---- contexts ---- */
+
+void context_info_deinit(struct context_info *info)
+{
+    journal_context_deinit(&info->record);
+    *info = (struct context_info){0};
+}
+
+void context_infos_free(struct context_info *infos, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        context_info_deinit(&infos[i]);
+    mem_free(infos);
+}
+
+/* Under the lock: what is in memory of the context of info->record. */
+static void describe(struct service *service, struct context_info *info)
+{
+    const struct context *context = context_find(service, info->record.id);
+    info->tokens = info->record.tokens;
+    if (context) {
+        const struct context_shown *shown = &context->shown;
+        /* a turn that is journalled just now is not in what the worker published last */
+        info->tokens_resident = shown->tokens_resident < info->tokens ? shown->tokens_resident : info->tokens;
+        info->chunks_level16 = shown->chunks16;
+        info->chunks_level8 = shown->chunks8;
+        info->chunks_resident = shown->chunks16 + shown->chunks8;
+        info->bytes_resident = shown->bytes;
+        info->busy = context->jobs > 0;
+    }
+    uint64_t chunks = kv_chunks_of(info->tokens);
+    info->chunks_missing = chunks > info->chunks_resident ? chunks - info->chunks_resident : 0;
+}
+
+/* The system prompt's tokens; -E2BIG where no prompt would fit behind them. */
+static int measure_system_prompt(struct service *service, const char *system_prompt, uint64_t *base_count,
+                                 struct error *error)
+{
+    struct tokens tokens = {0};
+    int code = transcript_base(&service->rules, system_prompt, &tokens, error);
+    *base_count = tokens.count;
+    if (code == 0) /* with the shortest prompt, which holds it if the base does not, and a token of reply */
+        code = transcript_prompt(&service->rules, system_prompt, tokens.count, true, "?", 1, &tokens, error);
+    if (code == 0 && tokens.count >= service->context_length)
+        code = error_set(error, -E2BIG, "a system prompt of %zu tokens leaves no room in a context of %u",
+                         tokens.count, service->context_length);
+    tokens_deinit(&tokens);
+    return code;
+}
+
+int service_context_new(struct service *service, const char *owner, const char *name,
+                        const char *system_prompt, struct context_info *out, struct error *error)
+{
+    const char *texts[3] = {owner, name ? name : "", system_prompt ? system_prompt : ""};
+    struct journal_context record = {0};
+    for (int i = 0; i < 3; i++)
+        if (!utf8_valid(texts[i], strlen(texts[i])))
+            return error_set(error, -EINVAL, "a context's %s is not valid UTF-8",
+                             i == 0 ? "owner" : (i == 1 ? "name" : "system prompt"));
+    int code = measure_system_prompt(service, texts[2], &record.tokens, error);
+    if (code < 0)
+        return code;
+    record.owner = mem_strdup(texts[0]);
+    record.name = mem_strdup(texts[1]);
+    record.system_prompt = mem_strdup(texts[2]);
+    if (!record.owner || !record.name || !record.system_prompt)
+        code = error_set(error, -ENOMEM, "out of memory");
+    pthread_mutex_lock(&service->lock);
+    bool stopping = service->stopping;
+    pthread_mutex_unlock(&service->lock);
+    if (code == 0 && stopping)
+        code = error_set(error, -ESHUTDOWN, "%s", call_cancel_words(-ESHUTDOWN));
+    if (code == 0)
+        code = journal_context_create(service->journal, &record, service->contexts_per_app, error);
+    if (code < 0) {
+        journal_context_deinit(&record);
+        return code;
+    }
+    *out = (struct context_info){.record = record};
+    pthread_mutex_lock(&service->lock);
+    service->status.contexts++;
+    describe(service, out);
+    pthread_mutex_unlock(&service->lock);
+    return 0;
+}
+
+int service_context_get(struct service *service, const char *owner, const char *id, struct context_info *out,
+                        struct error *error)
+{
+    struct context_info info = {0};
+    int code = journal_context_get(service->journal, owner, id, &info.record, error);
+    if (code < 0)
+        return code;
+    pthread_mutex_lock(&service->lock);
+    describe(service, &info);
+    pthread_mutex_unlock(&service->lock);
+    *out = info;
+    return 0;
+}
+
+int service_context_list(struct service *service, const char *owner, struct context_info **out, size_t *count,
+                         struct error *error)
+{
+    struct journal_context *records = NULL;
+    size_t n = 0;
+    int code = journal_context_list(service->journal, owner, &records, &n, error);
+    if (code < 0)
+        return code;
+    struct context_info *infos = mem_calloc(n, sizeof *infos);
+    if (!infos) {
+        journal_contexts_free(records, n);
+        return error_set(error, -ENOMEM, "out of memory");
+    }
+    pthread_mutex_lock(&service->lock);
+    for (size_t i = 0; i < n; i++) {
+        infos[i].record = records[i]; /* taken over */
+        describe(service, &infos[i]);
+    }
+    pthread_mutex_unlock(&service->lock);
+    mem_free(records);
+    *out = infos;
+    *count = n;
+    return 0;
+}
+
+int service_context_turns(struct service *service, const char *owner, const char *id,
+                          struct journal_turn **out, size_t *count, struct error *error)
+{
+    struct journal_context record = {0};
+    int code = journal_context_get(service->journal, owner, id, &record, error); /* invariant 7 */
+    if (code < 0)
+        return code;
+    journal_context_deinit(&record);
+    return journal_turns(service->journal, id, 0, out, count, error);
+}
+
+int service_context_fork(struct service *service, const char *owner, const char *id, const char *name,
+                         struct context_info *out, struct error *error)
+{
+    struct context_info info = {0};
+    struct call *call = NULL;
+    if (name && !utf8_valid(name, strlen(name)))
+        return error_set(error, -EINVAL, "a context's name is not valid UTF-8");
+    int code = journal_context_get(service->journal, owner, id, &info.record, error); /* invariant 7 */
+    if (code < 0)
+        return code;
+    journal_context_deinit(&info.record);
+    code = call_create(service, CALL_KIND_FORK, NULL, &call);
+    if (code < 0)
+        return error_set(error, code, "out of memory");
+    if (name && !(call->fork_name = mem_strdup(name)))
+        code = error_set(error, -ENOMEM, "out of memory");
+    if (code == 0)
+        code = call_enqueue(service, call, owner, id, error);
+    if (code == 0) {
+        call_await(call);
+        code = call->result.code;
+        if (code < 0)
+            error_set(error, code, "%s", call->result.error.text);
+    }
+    if (code == 0) {
+        info.record = call->forked; /* taken over */
+        call->forked = (struct journal_context){0};
+        pthread_mutex_lock(&service->lock);
+        describe(service, &info);
+        pthread_mutex_unlock(&service->lock);
+        *out = info;
+    }
+    call_unref(call);
+    return code;
+}
+
+/* Under the lock: ends the context's calls and waits until none of them runs. */
+static void cancel_calls(struct service *service, const struct context *context)
+{
+    for (struct call *call = service->calls, *next; call; call = next) {
+        next = call->next;
+        if (call->context == context)
+            call_cancel_locked(call, -ECANCELED);
+    }
+    while (service->running && service->running->context == context)
+        pthread_cond_wait(&service->idle, &service->lock);
+}
+
+int service_context_delete(struct service *service, const char *owner, const char *id, struct error *error)
+{
+    struct journal_context record = {0};
+    int code = journal_context_get(service->journal, owner, id, &record, error); /* invariant 7 */
+    if (code < 0)
+        return code;
+    journal_context_deinit(&record);
+    pthread_mutex_lock(&service->lock);
+    struct context *context = context_hold(service, owner, id);
+    if (!context) {
+        code = error_set(error, -ENOMEM, "out of memory");
+        goto unlock;
+    }
+    if (context->deleted) { /* another deletes it just now */
+        code = error_set(error, -ENOENT, "no such context: %.64s", id);
+        goto release;
+    }
+    context->deleted = true; /* no new calls from here on */
+    cancel_calls(service, context);
+    pthread_mutex_unlock(&service->lock);
+    code = journal_context_delete(service->journal, owner, id, error);
+    pthread_mutex_lock(&service->lock);
+    if (code == 0) {
+        service->status.contexts--;
+        service->sweep = true; /* its KV is the worker's to drop */
+        pthread_cond_signal(&service->work);
+    } else {
+        context->deleted = false;
+    }
+release:
+    context_release(service, context);
+unlock:
+    pthread_mutex_unlock(&service->lock);
+    return code;
+}
+
+/* ---- the whole ---- */
+
+void service_status(struct service *service, struct service_status *out)
+{
+    pthread_mutex_lock(&service->lock);
+    *out = service->status;
+    out->contexts_resident = 0;
+    for (const struct context *context = service->table; context; context = context->next)
+        out->contexts_resident += context->shown.bytes > 0;
+    out->calls_running = service->running != NULL;
+    out->calls_waiting = service->queue.count;
+    pthread_mutex_unlock(&service->lock);
+    out->uptime_ms = (uint64_t)clock_ms_since(service->opened_ns);
+    out->kv_budget_bytes = kv_pool_budget(service->pool);
+    out->kv_resident_bytes = kv_pool_resident(service->pool);
+    out->kv_level = service->kv_level;
+    out->context_length = service->context_length;
+    out->contexts_per_app = service->contexts_per_app;
+    out->threads = engine_threads(service->engine);
+    out->isa = engine_isa(service->engine);
+}
+
+int service_set_budget(struct service *service, uint64_t budget_bytes, struct error *error)
+{
+    uint64_t chunk = kv_chunk_bytes(kv_pool_geometry(service->pool), service->kv_level);
+    if (budget_bytes < chunk)
+        return error_set(error, -EINVAL,
+                         "a KV budget of %" PRIu64 " bytes holds nothing: a chunk is %" PRIu64, budget_bytes,
+                         chunk);
+    kv_pool_set_budget(service->pool, budget_bytes);
+    pthread_mutex_lock(&service->lock);
+    service->sweep = true;
+    pthread_cond_signal(&service->work);
+    pthread_mutex_unlock(&service->lock);
+    return 0;
+}

@@ -1,0 +1,175 @@
+/* What the files of the service room share. Private to it.
+ *
+ * Threads. API threads and the worker meet at service->lock, which is held for moments only: never while
+ * computing, and never while the journal is used. Each field below says whose it is: "lock" (read and written
+ * under service->lock), "worker" (touched by the worker thread only), "fixed" (set before it is shared).
+ * A call's own lock is taken last, below service->lock. */
+#ifndef LLMS_SERVICE_INTERNAL_H
+#define LLMS_SERVICE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "kv/evict.h"
+#include "kv/sequence.h"
+#include "service/queue.h"
+#include "service/service.h"
+#include "service/transcript.h"
+
+/* A context that is in use: it has jobs, or KV in memory. All others exist in the journal only. It lives
+ * while jobs > 0 or resident. */
+struct context {
+    struct context *next;      /* lock: the table */
+    char id[JOURNAL_ID_BYTES]; /* fixed */
+    char *owner;               /* fixed */
+    unsigned jobs;             /* lock: calls waiting or running, and whoever else holds on to it */
+    bool deleted;              /* lock: being deleted, or deleted and its KV not dropped yet */
+    bool resident;             /* lock: the worker has it in its list */
+    struct context_shown {     /* lock: what is told of it; the worker publishes it */
+        uint64_t tokens_resident, chunks16, chunks8, bytes;
+    } shown;
+
+    struct context *next_resident; /* worker: the list of those that may hold chunks */
+    bool loaded;                   /* worker: the fields below are valid */
+    struct journal_context record; /* worker: as journalled */
+    struct tokens tokens;          /* worker: the sequence a next call stands on */
+    size_t base_count;             /* worker: the first so many are the system prompt's */
+    size_t computed; /* worker: the KV of the first so many was computed once, so that computing it
+                        now is recomputing; >= sequence.tokens */
+    struct kv_sequence sequence; /* worker: KV of the first sequence.tokens of tokens */
+    uint64_t last_used;          /* worker: service->tick then */
+};
+
+enum call_kind { CALL_KIND_TURN, CALL_KIND_PREPARE, CALL_KIND_FORK };
+
+struct call {
+    struct queue_item item;        /* lock: queued while item.app */
+    struct call *next, **previous; /* lock: service->calls, while not done */
+    struct service *service;       /* fixed */
+    struct context *context;       /* fixed; held (jobs) until done */
+    enum call_kind kind;           /* fixed */
+    atomic_uint references;        /* the caller's, and the service's until it is done */
+    uint64_t arrived_ns;           /* fixed */
+
+    char *prompt; /* fixed from here: the request */
+    size_t prompt_length;
+    uint32_t max_tokens;
+    struct sampler_params sampling;
+    char **stops;
+    size_t stop_count;
+    enum call_overflow overflow;
+    char *fork_name; /* NULL: the source's */
+
+    atomic_int cancelled; /* 0, or the code it ends with */
+    atomic_bool cancel;   /* the same for the engine */
+
+    struct journal_context forked; /* written before done, read after */
+
+    pthread_mutex_t lock; /* around what follows */
+    pthread_cond_t changed;
+    bool done;
+    struct buffer text; /* not collected yet */
+    struct call_result result;
+};
+
+struct service {
+    struct engine *engine; /* fixed */
+    struct journal *journal;
+    struct kv_pool *pool;
+    struct transcript_rules rules;
+    uint32_t context_length, contexts_per_app, queue_limit;
+    uint8_t kv_level;
+    uint64_t opened_ns;
+    pthread_t worker;
+
+    pthread_mutex_t lock;
+    pthread_cond_t work; /* the worker waits: something to do */
+    pthread_cond_t idle; /* others wait: a call came to its end */
+    struct queue queue;
+    struct context *table;
+    struct call *calls;           /* not done yet */
+    struct call *running;         /* NULL: none */
+    bool stopping;                /* nothing new is taken */
+    bool quit;                    /* the worker shall end */
+    bool sweep;                   /* the worker shall look for deleted contexts and a lowered budget */
+    struct service_status status; /* its counters */
+
+    struct context *resident; /* worker */
+    uint64_t tick;            /* worker: goes up with every job */
+    float *logits;            /* worker: a vocabulary of them */
+};
+
+/* ---- context.c: the table, and a context's tokens ---- */
+
+/* Under the lock: the context in the table, made if need be, with one more job. NULL: out of memory. */
+struct context *context_hold(struct service *service, const char *owner, const char *id);
+struct context *context_find(struct service *service, const char *id);  /* under the lock; NULL: not in use */
+void context_release(struct service *service, struct context *context); /* under the lock */
+void context_forget(struct service *service, struct context *context);  /* under the lock: not resident now */
+
+/* The worker's: reads it from the journal unless that was done. */
+int context_load(struct service *service, struct context *context, struct error *error);
+void context_publish(struct service *service, struct context *context);
+
+/* ---- residency.c: the worker's memory ---- */
+
+/* Room for positions up to `end` of context, which is the running one: evicts others as far as that takes
+ * (invariants 2 and 3). -ENOSPC where the budget cannot hold it even alone. */
+int residency_reserve(struct service *service, struct context *context, size_t end, struct error *error);
+void residency_enter(struct service *service, struct context *context); /* it may hold chunks from now on */
+/* The job on context is over: publishes what it holds, and takes it off the list if that is nothing. */
+void residency_settle(struct service *service, struct context *context);
+void residency_sweep(struct service *service);    /* drops deleted contexts, meets a lowered budget */
+void residency_drop_all(struct service *service); /* at the end */
+
+/* ---- turn.c and generate.c: one call ---- */
+
+/* A running call: what it has to undo if it fails, and its reply so far. */
+struct turn {
+    struct service *service;
+    struct call *call;
+    struct context *context;
+    struct call_result *result; /* the worker's own, copied to the call when done */
+    uint64_t started_ns;
+    size_t before;        /* tokens before the prompt */
+    size_t prompt_end;    /* tokens with it */
+    uint64_t window_turn; /* after sliding */
+    size_t old_computed;
+    bool slid;
+    struct tokens old_tokens; /* if slid: the sequence before */
+    size_t old_base_count;
+    struct buffer reply;
+    size_t delivered;   /* bytes of reply given to the caller */
+    struct tokens ends; /* for each reply token: reply's length after it, or -1 inside a character */
+};
+
+int turn_run(struct turn *turn);                              /* restore, prompt, generate, settle */
+int turn_prepare(struct turn *turn);                          /* restore only */
+int turn_generate(struct turn *turn);                         /* from service->logits on */
+int turn_compute(struct turn *turn, size_t end, bool logits); /* KV of positions up to end */
+int turn_cancelled(struct turn *turn);                        /* 0, or the code to end with, its text set */
+
+/* ---- call.c ---- */
+
+int call_create(struct service *service, enum call_kind kind, const struct call_params *params,
+                struct call **out);
+void call_unref(struct call *call);
+/* Under the service's lock: lets a waiting call end with code, or tells a running one to. */
+void call_cancel_locked(struct call *call, int code);
+int call_deliver(struct call *call, const char *text, size_t length);
+/* Under the service's lock: result is final; wakes the caller and drops the service's reference. */
+void call_finish(struct call *call, const struct call_result *result);
+const char *call_cancel_words(int code);
+/* Checks that the service takes calls, and queues call for the context. */
+int call_enqueue(struct service *service, struct call *call, const char *owner, const char *id,
+                 struct error *error);
+void call_await(struct call *call); /* until it is done */
+
+/* ---- worker.c ---- */
+
+void *worker_main(void *service);
+
+int condition_init(pthread_cond_t *condition);           /* on the monotonic clock */
+struct timespec condition_deadline(unsigned timeout_ms); /* for it */
+
+#endif
