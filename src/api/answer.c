@@ -76,20 +76,46 @@ void answer_deinit(struct answer *answer)
     clear(answer);
 }
 
+struct dump {
+    struct buffer *out;
+    bool failed; /* kept here: jansson goes on after some failures of its callback */
+};
+
+static int dump_add(const char *text, size_t bytes, void *user)
+{
+    struct dump *dump = user;
+    if (dump->failed || buffer_append(dump->out, text, bytes) < 0)
+        dump->failed = true;
+    return dump->failed ? -1 : 0;
+}
+
+int answer_dump(json_t *value, struct buffer *out)
+{
+    struct dump dump = {.out = out, .failed = !value};
+    size_t length = out->length;
+    if (value && json_dump_callback(value, dump_add, &dump, JSON_FLAGS) < 0)
+        dump.failed = true;
+    json_decref(value);
+    if (!dump.failed)
+        return 0;
+    if (out->data)
+        out->data[length] = 0;
+    out->length = length;
+    return -ENOMEM;
+}
+
 void answer_json(struct answer *answer, unsigned status, json_t *value)
 {
+    struct buffer text = {0};
     clear(answer);
-    answer->status = status;
     answer->content_type = "application/json";
-    char *text = value ? json_dumps(value, JSON_FLAGS) : NULL;
-    json_decref(value);
-    answer->text = text;
-    if (text) {
-        answer->text_bytes = strlen(text) + 1;
-        text[answer->text_bytes - 1] = '\n'; /* in place of the NUL, which nobody needs */
-    } else {
-        answer->status = 500;
+    if (answer_dump(value, &text) < 0 || buffer_append_text(&text, "\n") < 0) {
+        buffer_deinit(&text);
+        status = 500;
     }
+    answer->status = status;
+    answer->text = text.data;
+    answer->text_bytes = text.length;
 }
 
 void answer_text(struct answer *answer, const char *content_type, struct buffer *text)

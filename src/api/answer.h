@@ -17,8 +17,8 @@ struct call_stream;
 struct answer {
     unsigned status;          /* HTTP's */
     const char *content_type; /* static */
-    char *text; /* the body, not NUL-terminated; NULL: out of memory (a fixed text is sent), unless stream is
-                   set */
+    char *text;               /* the body; NULL: out of memory (a fixed text is sent), unless stream is
+                                 set */
     size_t text_bytes;
     struct call_stream *stream; /* the body comes from here (owned), text is NULL */
     const char *allow;          /* 405: the methods there are; borrowed from the request */
@@ -39,6 +39,10 @@ void answer_failure(struct answer *answer, const struct error *error); /* what t
 
 /* The error object for a service's failure, as it stands in an event. NULL: memory was short. */
 json_t *answer_failure_json(const struct error *error);
+
+/* Appends value, which is taken over, as one line of JSON. -ENOMEM (also for NULL), and nothing was appended.
+ */
+int answer_dump(json_t *value, struct buffer *out);
 
 /* The message when even an error body cannot be made. */
 extern const char answer_out_of_memory[];

@@ -4,9 +4,26 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "base/memory.h"
+
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 /* ---- parsing ---- */
+
+static _Thread_local bool starved; /* jansson calls some of its failures for memory a syntax error */
+
+static void *json_alloc(size_t bytes)
+{
+    void *memory = mem_alloc(bytes);
+    if (!memory)
+        starved = true;
+    return memory;
+}
+
+void body_init(void)
+{
+    json_set_alloc_funcs(json_alloc, mem_free);
+}
 
 /* The deepest nesting of a JSON text, valid or not. */
 static unsigned nesting(const char *text, size_t bytes)
@@ -37,8 +54,9 @@ int body_parse(const char *text, size_t bytes, json_t **out, struct error *error
     json_error_t problem;
     if (nesting(text, bytes) > BODY_DEPTH)
         return error_set(error, -EINVAL, "the body nests deeper than %d levels", BODY_DEPTH);
+    starved = false;
     *out = bytes ? json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &problem) : json_object();
-    if (!*out && (!bytes || !*problem.text || json_error_code(&problem) == json_error_out_of_memory))
+    if (!*out && starved)
         return error_set(error, -ENOMEM, "out of memory");
     if (!*out)
         return error_set(error, -EINVAL, "the body is not valid JSON: %s (line %d, column %d)", problem.text,

@@ -24,6 +24,9 @@ enum {
     BODY_MAX_TOKENS = 1 << 24
 };
 
+/* Lets jansson take its memory from base/memory.h. Process-wide, before any other use of jansson. */
+void body_init(void);
+
 /* Parses the text; an empty one stands for {}. 0, -EINVAL with text, -ENOMEM. */
 int body_parse(const char *text, size_t bytes, json_t **out, struct error *error);
 

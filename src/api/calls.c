@@ -97,10 +97,11 @@ static void answer_gone(struct exchange *exchange)
 
 static int stream_event(struct call_stream *stream, json_t *value)
 {
-    char *text = value ? json_dumps(value, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
-    int code = text ? buffer_printf(&stream->events, "data: %s\n\n", text) : -ENOMEM;
-    mem_free(text);
-    json_decref(value);
+    struct buffer text = {0};
+    int code = answer_dump(value, &text);
+    if (code == 0)
+        code = buffer_printf(&stream->events, "data: %s\n\n", text.data);
+    buffer_deinit(&text);
     return code;
 }
 

@@ -302,9 +302,8 @@ static enum MHD_Result send_answer(struct exchange *exchange)
 {
     struct answer *answer = &exchange->answer;
     if (answer->status >= 500 && answer->status != 503)
-        log_error("%s for %s: %.*s", exchange->match.route ? exchange->match.route->pattern : "request",
-                  exchange->owner, answer->text ? (int)answer->text_bytes : 13,
-                  answer->text ? answer->text : "out of memory");
+        log_error("%s for %s: %s", exchange->match.route ? exchange->match.route->pattern : "request",
+                  exchange->owner, answer->text ? answer->text : "out of memory");
     struct MHD_Response *response = make_response(answer);
     if (!response)
         return MHD_NO;
@@ -400,7 +399,7 @@ static void log_http(void *user, const char *format, va_list args)
 
 int api_create(const struct api_options *options, struct api **out, struct error *error)
 {
-    json_set_alloc_funcs(mem_alloc, mem_free);
+    body_init();
     if (sodium_init() < 0)
         return error_set(error, -EIO, "libsodium does not start");
     struct api *api = mem_calloc(1, sizeof *api);

@@ -256,13 +256,15 @@ int os_listen_adopt(int fd, struct os_listener *out, struct error *error)
 void os_listen_close(struct os_listener *listener)
 {
     struct stat st;
-    if (listener->descriptor >= 0)
-        close(listener->descriptor);
-    listener->descriptor = -1;
+    if (listener->descriptor < 0)
+        return;
+    /* While the socket is open its file's inode number is not given to another, so this names our file. */
     if (*listener->path && lstat(listener->path, &st) == 0 && st.st_dev == listener->device &&
         st.st_ino == listener->inode)
         unlink(listener->path);
     listener->path[0] = 0;
+    close(listener->descriptor);
+    listener->descriptor = -1;
 }
 
 int os_socket_peer_uid(int descriptor, uid_t *uid)
