@@ -50,9 +50,9 @@ struct cli_command {
 };
 extern const struct cli_command cli_commands[]; /* ends with a NULL name */
 
-/* Parses argv into *cli. Returns -1 to go on with *command, or the exit status where all is said already
+/* Parses argv into *cli. Returns -1 to go on with *out, or the exit status where all is said already
  * (help, version, bad usage). */
-int options_parse(struct cli *cli, int argc, char **argv, const struct cli_command **command);
+int options_parse(struct cli *cli, int argc, char **argv, const struct cli_command **out);
 
 int command_new(struct cli *cli);
 int command_ls(struct cli *cli);
