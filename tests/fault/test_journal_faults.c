@@ -20,142 +20,7 @@
 #include "base/memory.h"
 #include "os/file.h"
 #include "store/journal.h"
-
-/* ---- a VFS that fails the nth of its operations ---- */
-
-enum operation { OPERATION_OPEN = 1, OPERATION_WRITE = 2, OPERATION_SYNC = 4, OPERATION_READ = 8 };
-
-static struct {
-    unsigned mask;
-    long nth, calls, hits;
-    bool persistent;
-    int code; /* what a write or sync answers */
-} faults;
-
-static bool faulty(enum operation operation)
-{
-    if (!(faults.mask & operation) || faults.nth == 0)
-        return false;
-    long call = ++faults.calls;
-    if (call != faults.nth && !(faults.persistent && call > faults.nth))
-        return false;
-    faults.hits++;
-    return true;
-}
-
-struct shim_file {
-    sqlite3_file base;
-    sqlite3_file *real; /* behind this struct */
-};
-
-static sqlite3_file *real_of(sqlite3_file *file)
-{
-    return ((struct shim_file *)(void *)file)->real;
-}
-
-static int shim_close(sqlite3_file *file)
-{
-    return real_of(file)->pMethods->xClose(real_of(file));
-}
-
-static int shim_read(sqlite3_file *file, void *data, int bytes, sqlite3_int64 offset)
-{
-    if (faulty(OPERATION_READ))
-        return SQLITE_IOERR_READ;
-    return real_of(file)->pMethods->xRead(real_of(file), data, bytes, offset);
-}
-
-/* A failing write leaves half of its bytes, as a full disk or a lost power may. */
-static int shim_write(sqlite3_file *file, const void *data, int bytes, sqlite3_int64 offset)
-{
-    if (faulty(OPERATION_WRITE)) {
-        real_of(file)->pMethods->xWrite(real_of(file), data, bytes / 2, offset);
-        return faults.code;
-    }
-    return real_of(file)->pMethods->xWrite(real_of(file), data, bytes, offset);
-}
-
-static int shim_truncate(sqlite3_file *file, sqlite3_int64 bytes)
-{
-    if (faulty(OPERATION_WRITE))
-        return SQLITE_IOERR_TRUNCATE;
-    return real_of(file)->pMethods->xTruncate(real_of(file), bytes);
-}
-
-static int shim_sync(sqlite3_file *file, int flags)
-{
-    if (faulty(OPERATION_SYNC))
-        return SQLITE_IOERR_FSYNC;
-    (void)file, (void)flags; /* no power is lost here: the sweeps need not wait for the disk */
-    return SQLITE_OK;
-}
-
-static int shim_size(sqlite3_file *file, sqlite3_int64 *bytes)
-{
-    return real_of(file)->pMethods->xFileSize(real_of(file), bytes);
-}
-
-static int shim_lock(sqlite3_file *file, int level)
-{
-    return real_of(file)->pMethods->xLock(real_of(file), level);
-}
-
-static int shim_unlock(sqlite3_file *file, int level)
-{
-    return real_of(file)->pMethods->xUnlock(real_of(file), level);
-}
-
-static int shim_check_lock(sqlite3_file *file, int *out)
-{
-    return real_of(file)->pMethods->xCheckReservedLock(real_of(file), out);
-}
-
-static int shim_control(sqlite3_file *file, int operation, void *argument)
-{
-    return real_of(file)->pMethods->xFileControl(real_of(file), operation, argument);
-}
-
-static int shim_sector(sqlite3_file *file)
-{
-    return real_of(file)->pMethods->xSectorSize(real_of(file));
-}
-
-static int shim_characteristics(sqlite3_file *file)
-{
-    return real_of(file)->pMethods->xDeviceCharacteristics(real_of(file));
-}
-
-static const sqlite3_io_methods shim_methods = {
-    .iVersion = 1,
-    .xClose = shim_close,
-    .xRead = shim_read,
-    .xWrite = shim_write,
-    .xTruncate = shim_truncate,
-    .xSync = shim_sync,
-    .xFileSize = shim_size,
-    .xLock = shim_lock,
-    .xUnlock = shim_unlock,
-    .xCheckReservedLock = shim_check_lock,
-    .xFileControl = shim_control,
-    .xSectorSize = shim_sector,
-    .xDeviceCharacteristics = shim_characteristics,
-};
-
-static sqlite3_vfs shim_vfs, *real_vfs;
-
-static int shim_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int flags, int *out_flags)
-{
-    (void)vfs;
-    struct shim_file *shim = (struct shim_file *)(void *)file;
-    file->pMethods = NULL;
-    if (faulty(OPERATION_OPEN))
-        return SQLITE_CANTOPEN;
-    shim->real = (sqlite3_file *)(void *)(shim + 1);
-    int rc = real_vfs->xOpen(real_vfs, name, shim->real, flags, out_flags);
-    if (rc == SQLITE_OK)
-        file->pMethods = &shim_methods;
-    return rc;
-}
+#include "support/sqlite_faults.h"
 
 /* ---- SQLite's own allocations, through base/memory so that they can fail ---- */
 
@@ -219,13 +84,7 @@ static int setup_sqlite(void **state)
     if (sqlite3_config(SQLITE_CONFIG_MALLOC, &heap) != SQLITE_OK ||
         sqlite3_config(SQLITE_CONFIG_LOOKASIDE, 0, 0) != SQLITE_OK || sqlite3_initialize() != SQLITE_OK)
         return -1;
-    real_vfs = sqlite3_vfs_find(NULL);
-    shim_vfs = *real_vfs;
-    shim_vfs.pNext = NULL;
-    shim_vfs.zName = "faulty";
-    shim_vfs.szOsFile = (int)sizeof(struct shim_file) + real_vfs->szOsFile;
-    shim_vfs.xOpen = shim_open;
-    return sqlite3_vfs_register(&shim_vfs, 1) == SQLITE_OK ? 0 : -1;
+    return sqlite_faults_install();
 }
 
 static int teardown_sqlite(void **state)
@@ -387,15 +246,6 @@ static void check_after(const struct outcome *outcome)
 
 /* ---- the tests ---- */
 
-static void set_faults(unsigned mask, long nth, bool persistent, int code)
-{
-    faults.mask = mask;
-    faults.nth = nth;
-    faults.calls = faults.hits = 0;
-    faults.persistent = persistent;
-    faults.code = code;
-}
-
 /* Runs the work with the nth operation failing, n = 1, 2, ... until none fails any more. */
 static void sweep(unsigned mask, bool persistent, int code, bool existing)
 {
@@ -403,14 +253,14 @@ static void sweep(unsigned mask, bool persistent, int code, bool existing)
     for (long n = 1;; n++) {
         clean();
         if (existing) {
-            set_faults(0, 0, false, 0);
+            sqlite_faults_set(0, 0, false, 0);
             work(&outcome);
             assert_int_equal(outcome.failures, 0);
         }
-        set_faults(mask, n, persistent, code);
+        sqlite_faults_set(mask, n, persistent, code);
         work(&outcome);
-        long hits = faults.hits;
-        set_faults(0, 0, false, 0);
+        long hits = sqlite_faults_hits();
+        sqlite_faults_set(0, 0, false, 0);
         check_after(&outcome);
         if (hits == 0) {
             assert_int_equal(outcome.failures, 0);
@@ -424,37 +274,37 @@ static void sweep(unsigned mask, bool persistent, int code, bool existing)
 static void test_writes_fail_once(void **state)
 {
     (void)state;
-    sweep(OPERATION_WRITE, false, SQLITE_IOERR_WRITE, false);
-    sweep(OPERATION_WRITE, false, SQLITE_FULL, true);
+    sweep(SQLITE_FAULT_WRITE, false, SQLITE_IOERR_WRITE, false);
+    sweep(SQLITE_FAULT_WRITE, false, SQLITE_FULL, true);
 }
 
 static void test_writes_fail_for_good(void **state)
 {
     (void)state;
-    sweep(OPERATION_WRITE, true, SQLITE_FULL, false);
-    sweep(OPERATION_WRITE, true, SQLITE_IOERR_WRITE, true);
+    sweep(SQLITE_FAULT_WRITE, true, SQLITE_FULL, false);
+    sweep(SQLITE_FAULT_WRITE, true, SQLITE_IOERR_WRITE, true);
 }
 
 static void test_syncs_fail(void **state)
 {
     (void)state;
-    sweep(OPERATION_SYNC, false, 0, false);
-    sweep(OPERATION_SYNC, true, 0, false);
-    sweep(OPERATION_SYNC, true, 0, true);
+    sweep(SQLITE_FAULT_SYNC, false, 0, false);
+    sweep(SQLITE_FAULT_SYNC, true, 0, false);
+    sweep(SQLITE_FAULT_SYNC, true, 0, true);
 }
 
 static void test_opens_fail(void **state)
 {
     (void)state;
-    sweep(OPERATION_OPEN, false, 0, true);
-    sweep(OPERATION_OPEN, true, 0, true);
+    sweep(SQLITE_FAULT_OPEN, false, 0, true);
+    sweep(SQLITE_FAULT_OPEN, true, 0, true);
 }
 
 static void test_reads_fail(void **state)
 {
     (void)state;
-    sweep(OPERATION_READ, false, 0, true);
-    sweep(OPERATION_READ, true, 0, true);
+    sweep(SQLITE_FAULT_READ, false, 0, true);
+    sweep(SQLITE_FAULT_READ, true, 0, true);
 }
 
 /* The files made outside SQLite: directory, lock, the empty database. */
