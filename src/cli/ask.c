@@ -73,6 +73,14 @@ json_t *cli_ask(struct cli *cli, const char *method, const char *path, json_t *b
     return document;
 }
 
+/* Every id begins with "ctx_": nobody needs to type that. */
+static bool starts(const char *id, const char *given)
+{
+    const char *own = strchr(id, '_');
+    size_t length = strlen(given);
+    return strncmp(id, given, length) == 0 || (own && strncmp(own + 1, given, length) == 0);
+}
+
 bool cli_find(struct cli *cli, const char *given, char id[LLMS_ID_BYTES])
 {
     char *answer;
@@ -84,7 +92,7 @@ bool cli_find(struct cli *cli, const char *given, char id[LLMS_ID_BYTES])
     json_array_foreach(json_object_get(list, "data"), at, context)
     {
         const char *found = get_text(context, "id");
-        if (strncmp(found, given, strlen(given)) != 0 || strlen(found) >= LLMS_ID_BYTES)
+        if (!starts(found, given) || strlen(found) >= LLMS_ID_BYTES)
             continue;
         strcpy(id, found);
         matches++;

@@ -66,7 +66,7 @@ static int call_streaming(struct cli *cli, const char *id, const char *prompt)
     if (reply.begun && !reply.ends_line)
         putchar('\n');
     if (code == -ECANCELED && ferror(stdout))
-        return CLI_FAILED; /* main tells it */
+        return cli_fail(cli, "cannot write to standard output");
     if (code < 0)
         return cli_fail_code(cli, code);
     if (cli->stats)

@@ -78,7 +78,8 @@ int cli_fail_code(const struct cli *cli, int code);
  * answer's text goes to standard output as it is. */
 json_t *cli_ask(struct cli *cli, const char *method, const char *path, json_t *body);
 
-/* Finds the one context of the app whose id is or starts with `given`; prints why not. False: none. */
+/* Finds the one context of the app whose id is or starts with `given`, its "ctx_" left out or not; prints why
+ * not. False: none. */
 bool cli_find(struct cli *cli, const char *given, char id[LLMS_ID_BYTES]);
 bool cli_ask_context(struct cli *cli, const char *method, const char *given, const char *suffix, json_t *body,
                      json_t **answer);

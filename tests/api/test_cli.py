@@ -250,6 +250,7 @@ class Contexts(WithDaemon):
         ids = [self.new(app="prefix") for _ in range(2)]
         length = next(n for n in range(1, 32) if ids[0][:n] != ids[1][:n])
         self.assertEqual(self.json("show", ids[1][:length], app="prefix")["id"], ids[1])
+        self.assertEqual(self.json("show", ids[1][:length].split("_")[-1], app="prefix")["id"], ids[1])
         if length > 1:
             done = self.llms("show", ids[0][:length - 1], app="prefix")
             self.assertEqual(done.returncode, 1)
@@ -287,7 +288,10 @@ class Calls(WithDaemon):
     def test_json_is_the_daemons_document(self):
         identity = self.new()
         call = self.json("call", identity, NOTE, "--temperature", "0", "--seed", "5")
-        self.assertEqual((call["object"], call["context"], call["turn"], call["seed"]), ("call", identity, 1, 5))
+        self.assertEqual((call["object"], call["context"], call["seed"]), ("call", identity, 5))
+        again = self.json("call", identity, QUESTION)
+        self.assertEqual(again["turn"], call["turn"] + 1)
+        self.assertEqual(again["reply"], self.json("show", identity, "--turns")["data"][1]["reply"])
         self.assertGreater(call["usage"]["completion_tokens"], 0)
         for key in ("queue_ms", "switch_ms", "ttft_ms", "total_ms", "chunks_recomputed"):
             self.assertGreaterEqual(call["timings"][key], 0)
@@ -342,10 +346,8 @@ class Calls(WithDaemon):
         self.assertEqual((done.returncode, done.stderr.count(b"\n")), (1, 1), done.stderr)
 
     def start_call(self, identity):
-        """A call that a stopped daemon keeps waiting."""
-        process = subprocess.Popen([LLMS, "call", identity, NOTE], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, env=environment(self.daemon.address))
-        return process
+        return subprocess.Popen([LLMS, "call", identity, NOTE], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, env=environment(self.daemon.address))
 
     def test_an_interrupted_call_is_cancelled(self):
         identity = self.new()
@@ -364,8 +366,6 @@ class Calls(WithDaemon):
 
     def test_a_daemon_killed_in_the_middle(self):
         identity = self.new()
-        listener = socket.socket(socket.AF_UNIX)
-        listener.close()
         with Frozen(self.daemon):
             call = self.start_call(identity)
             time.sleep(0.3)
