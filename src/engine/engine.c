@@ -101,6 +101,14 @@ static int reserve_threads(struct engine *e)
 
 int engine_scratch_reserve(struct engine *e, size_t positions)
 {
+    if (e->received_room < positions / CHUNK_TOKENS + 1) {
+        size_t room = positions / CHUNK_TOKENS * 3 / 2 + 16;
+        uint64_t *received = mem_realloc(e->received, room * sizeof *received);
+        if (!received)
+            return -ENOMEM;
+        e->received = received;
+        e->received_room = room;
+    }
     for (unsigned i = 0; i < workers_threads(e->workers); i++) {
         struct thread_scratch *s = &e->scratch[i];
         if (s->positions >= positions)
@@ -108,15 +116,20 @@ int engine_scratch_reserve(struct engine *e, size_t positions)
         size_t room = (positions + positions / 2 + 255) / 256 * 256;
         float *scores = mem_aligned(64, attention_scratch_floats(room) * sizeof *scores);
         struct attention_chunk *chunks = mem_alloc(room / CHUNK_TOKENS * sizeof *chunks);
-        if (!scores || !chunks) {
+        uint32_t *received = mem_aligned(64, room * sizeof *received);
+        if (!scores || !chunks || !received) {
             mem_free(scores);
             mem_free(chunks);
+            mem_free(received);
             return -ENOMEM;
         }
         mem_free(s->scores);
         mem_free(s->chunks);
+        mem_free(s->received);
         s->scores = scores;
         s->chunks = chunks;
+        s->received = received;
+        memset(received, 0, room * sizeof *received);
         s->positions = room;
     }
     return 0;
@@ -171,6 +184,7 @@ void engine_close(struct engine *e)
         struct thread_scratch *s = &e->scratch[i];
         mem_free(s->scores);
         mem_free(s->chunks);
+        mem_free(s->received);
         mem_free(s->gate);
         mem_free(s->up);
         mem_free((void *)s->q);
@@ -178,6 +192,7 @@ void engine_close(struct engine *e)
         mem_free(s->visible);
     }
     mem_free(e->scratch);
+    mem_free(e->received);
     workers_destroy(e->workers);
     tokenizer_destroy(e->tokenizer);
     weights_deinit(&e->weights);

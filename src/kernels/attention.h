@@ -7,6 +7,9 @@
  * chunk's 16 scores come out as one vector with no sum across lanes.) All the block's K and V of head h start
  * at h * kv_head_bytes(level, dim) (kv/geometry.h); 64-byte aligned.
  *
+ * Levels 4 and 2: kernels/codec.h. Their scores are taken with the rotated query, their weighted V is summed
+ * apart and rotated back once, then added to that of levels 16 and 8.
+ *
  * Canonical order, per query and head: score[t] = (sum over d ascending, fused, of q[d] * K[d][t]) * scale
  * (then
  * * K scale at level 8, before the 1/sqrt(dim) factor); m = max of visible scores; p[t] = exp(score[t] - m)
@@ -22,7 +25,7 @@ enum { CHUNK_TOKENS = 16 };
 
 struct attention_chunk {
     const void *data; /* this layer's and this key/value head's K and V */
-    uint8_t level;    /* 16 or 8 */
+    uint8_t level;    /* 16, 8, 4 or 2 */
 };
 
 struct attention {
@@ -33,7 +36,10 @@ struct attention {
     const float *const *q;                /* queries pointers to [dim] */
     float *const *out;                    /* queries pointers to [dim] */
     const uint32_t *visible; /* queries counts: row i sees positions 0 .. visible[i] - 1, at least 1 */
-    float *scratch;          /* attention_scratch_floats(max visible) floats, 64-byte aligned */
+    uint32_t *received; /* NULL, or one for each position, rounded up to 16: to each is added, for every row
+                           that sees it, its probability p[t] / total in units of 2^-18, rounded to nearest
+                           even (density, Eq. 1) */
+    float *scratch;     /* attention_scratch_floats(max visible) floats, 64-byte aligned */
 };
 
 /* Queries a kernel works on at once; more are done in blocks of so many. */

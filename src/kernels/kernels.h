@@ -47,7 +47,8 @@ struct kernels {
     void (*dequantize)(enum dtype type, const void *row, float *out,
                        size_t values); /* exact: an embedding's row */
     void (*attention)(const struct attention *a);
-    void (*store)(void *data, uint8_t level, size_t dim, unsigned slot, const float *k, const float *v); /* attention.h */
+    void (*store)(void *data, uint8_t level, size_t dim, unsigned slot, const float *k,
+                  const float *v); /* attention.h */
     void (*rms_norm)(const float *x, const float *weight, float epsilon, size_t n,
                      float *out);                                             /* out may be x */
     void (*swiglu)(const float *gate, const float *up, size_t n, float *out); /* silu(gate) * up */
