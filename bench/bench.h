@@ -13,6 +13,7 @@
 #include "base/array.h"
 #include "base/error.h"
 
+int bench_kernels(int argc, char **argv);
 int bench_model(int argc, char **argv);
 
 /* ---- options ---- */

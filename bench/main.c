@@ -10,6 +10,7 @@ static const struct {
     const char *help;
 } commands[] = {
     {"model", bench_model, "write a GGUF with random weights in the shape of a known model"},
+    {"kernels", bench_kernels, "measure matrix products by weight type"},
 };
 
 enum { COMMANDS = sizeof commands / sizeof *commands };
