@@ -15,6 +15,9 @@
 
 int bench_kernels(int argc, char **argv);
 int bench_model(int argc, char **argv);
+int bench_logits(int argc, char **argv);
+int bench_tokens(int argc, char **argv);
+int bench_speed(int argc, char **argv);
 
 /* ---- options ---- */
 
