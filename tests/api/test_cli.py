@@ -302,7 +302,7 @@ class Calls(WithDaemon):
 
     def test_options_reach_the_daemon(self):
         identity = self.new()
-        call = self.json("call", identity, NOTE, "--max-tokens", "2")
+        call = self.json("call", identity, NOTE, "--max-tokens", "2", "--temperature", "0")
         self.assertEqual((call["finish"], call["usage"]["completion_tokens"]), ("length", 2))
         greedy = ["--temperature", "0"]
         self.assertEqual(self.json("call", self.new(), NOTE, *greedy)["reply"],
