@@ -1,8 +1,16 @@
 /* The engine's numbers against llama.cpp's on the same files, and INT8 KV against FP16 KV.
  *
- * For each model and 20 prompts: greedy continuations of 64 tokens, equal for at least 19; the
- * log-probabilities of the reference's ten likeliest next tokens, within 0.05 on average. A continuation may
- * part from the reference where two tokens are as good as tied: which, and how near they were, is printed. */
+ * For each model and 20 prompts: the log-probabilities of the reference's ten likeliest next tokens, within
+ * 0.05 on average; and the reference's greedy continuation of 64 tokens, followed step by step: the engine
+ * must choose its tokens too, but for ties, for at least 19 prompts.
+ *
+ * Ties. With F16 weights both sides agree to about 0.001, and continuations must be equal as they stand. With
+ * quantised weights both round activations to 8 bits before every product. A difference in the last bit of
+ * one sum (its order, or a half rounded in attention) tips some of those roundings, each by 1/127 of its
+ * block, and these tip more: results scatter by 0.02 to 0.05, however exact either side is. The reference
+ * scatters so against itself: with its other attention (-fa off) the log-probabilities of these fixtures move
+ * by 0.025 (Q8_0) to 0.045 (Q6_K) on average, and 14 (Q8_0, Q4_0), 9 (Q4_K_M) and 10 (Q6_K) of the 20
+ * continuations stay equal. So where the reference itself holds two tokens nearly equal, either is right. */
 #include <errno.h>
 #include <math.h>
 #include <setjmp.h>
@@ -22,7 +30,15 @@ enum { PROMPTS = 20, TOP = 10, GREEDY = 64, PROMPT_MAX = 512 };
 
 /* Mean over prompts and tokens of |log-probability difference|. */
 static const double reference_bound = 0.05;
-static const double int8_bound = 0.02;
+
+/* Two tokens are a tie if the reference's log-probabilities for them, and the engine's, differ by no more. */
+static const double tie = 0.15;
+
+/* What depends on the weights: whether activations are rounded, and how sharp attention is. */
+struct expectation {
+    bool exact;        /* no ties needed: continuations equal as they stand */
+    double int8_bound; /* mean |log-probability difference| between level 8 and level 16 */
+};
 
 struct prompt {
     int32_t tokens[PROMPT_MAX];
@@ -121,29 +137,36 @@ static double log_sum(const struct runner *runner)
     return top + log(sum);
 }
 
-/* Greedy continuation: the steps that equal the reference's, GREEDY if all do. Prints where it parts. */
-static size_t follow(struct runner *runner, struct kv_sequence *sequence, size_t p)
+struct walk {
+    size_t ties;       /* steps at which the engine would choose another token that is as good */
+    size_t mismatches; /* steps at which it would choose another one */
+};
+
+/* Follows the reference's greedy continuation, from logits that stand in the runner. */
+static struct walk follow(struct runner *runner, struct kv_sequence *sequence, size_t p)
 {
+    struct walk walk = {0};
     const struct prompt *prompt = &prompts[p];
     for (size_t step = 0; step < GREEDY; step++) {
-        int32_t token = best(runner);
-        if (token != prompt->greedy[step]) {
+        int32_t token = best(runner), wanted = prompt->greedy[step];
+        double behind = (double)(runner->logits[token] - runner->logits[wanted]);
+        bool tied = behind <= tie && prompt->gap[step] <= tie;
+        walk.ties += token != wanted && tied;
+        walk.mismatches += token != wanted && !tied;
+        if (token != wanted && !tied)
             print_message(
                 "  prompt %zu (%zu tokens), step %zu: %d here, %d there; the second is %.4f behind here, "
                 "%.4f there\n",
-                p, prompt->count, step, token, prompt->greedy[step],
-                (double)(runner->logits[token] - runner->logits[prompt->greedy[step]]), prompt->gap[step]);
-            return step;
-        }
+                p, prompt->count, step, token, wanted, behind, prompt->gap[step]);
         if (step + 1 < GREEDY)
-            run(runner, sequence, &token, 1, 16);
+            run(runner, sequence, &wanted, 1, 16);
     }
-    return GREEDY;
+    return walk;
 }
 
-static void check_reference(struct runner *runner, const char *name)
+static void check_reference(struct runner *runner, const char *name, bool exact)
 {
-    size_t equal = 0;
+    size_t right = 0, equal = 0, ties = 0;
     double sum = 0, worst = 0;
     for (size_t p = 0; p < PROMPTS; p++) {
         struct kv_sequence sequence;
@@ -155,19 +178,22 @@ static void check_reference(struct runner *runner, const char *name)
             sum += difference / (PROMPTS * TOP);
             worst = fmax(worst, difference);
         }
-        equal += follow(runner, &sequence, p) == GREEDY;
+        struct walk walk = follow(runner, &sequence, p);
+        right += walk.mismatches == 0;
+        equal += walk.mismatches + walk.ties == 0;
+        ties += walk.ties;
         kv_sequence_deinit(&sequence);
     }
     print_message(
-        "  %s: %zu of %d continuations equal; log-probabilities differ by %.5f on average, %.4f at most\n",
-        name, equal, PROMPTS, sum, worst);
-    assert_true(equal >= PROMPTS - 1);
+        "  %s: of %d continuations %zu are right, %zu without any of %zu ties; log-probabilities differ by "
+        "%.5f on average, %.4f at most\n",
+        name, PROMPTS, right, equal, ties, sum, worst);
+    assert_true((exact ? equal : right) >= PROMPTS - 1);
     assert_true(sum <= reference_bound);
 }
 
-/* The same prompts with the KV at level 8, token by token behind the first chunk so that attention reads it
- * back. */
-static void check_int8(struct runner *runner, const char *name)
+/* The same prompts with the KV at level 8. */
+static void check_int8(struct runner *runner, const char *name, double bound)
 {
     double sum = 0, worst = 0;
     for (size_t p = 0; p < PROMPTS; p++) {
@@ -191,17 +217,17 @@ static void check_int8(struct runner *runner, const char *name)
     }
     print_message("  %s: with INT8 KV log-probabilities differ by %.5f on average, %.4f at most\n", name, sum,
                   worst);
-    assert_true(sum <= int8_bound);
+    assert_true(sum <= bound);
     assert_true(sum > 0); /* or level 8 is not what it says */
 }
 
-static void check_model(const char *name, const char *path)
+static void check_model(const char *name, const char *path, struct expectation expectation)
 {
     struct runner runner;
     read_prompts(name);
     runner_open(&runner, path);
-    check_reference(&runner, name);
-    check_int8(&runner, name);
+    check_reference(&runner, name, expectation.exact);
+    check_int8(&runner, name, expectation.int8_bound);
     runner_close(&runner);
 }
 
@@ -210,7 +236,8 @@ static void check_pocket(const char *type)
     char name[64], path[128];
     snprintf(name, sizeof name, "pocket-%s", type);
     snprintf(path, sizeof path, "models/%s.gguf", name);
-    check_model(name, path);
+    bool exact = strcmp(type, "f16") == 0;
+    check_model(name, path, (struct expectation){exact, exact ? 0.02 : 0.06});
 }
 
 /* A model with random weights, made as make-golden made it. */
@@ -224,7 +251,7 @@ static void check_random(const char *shape)
     close(fd);
     assert_int_equal(bench_model(sizeof arguments / sizeof *arguments - 1, arguments), 0);
     snprintf(name, sizeof name, "%s-q8_0", shape);
-    check_model(name, path);
+    check_model(name, path, (struct expectation){false, 0.08});
     unlink(path);
 }
 
