@@ -39,6 +39,7 @@ install:
 	@tools/install-dependencies
 	@tools/build $(BUILD) -Dprefix=$(PREFIX)
 	@meson install -C $(BUILD) --no-rebuild
+	@[ -n "$$DESTDIR" ] || ldconfig || echo "install: ldconfig did not run; libllms.so may not be found yet"
 
 lint:
 	@tools/install-dependencies lint
