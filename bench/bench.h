@@ -13,7 +13,11 @@
 #include "base/array.h"
 #include "base/error.h"
 
+int bench_kernels(int argc, char **argv);
 int bench_model(int argc, char **argv);
+int bench_logits(int argc, char **argv);
+int bench_tokens(int argc, char **argv);
+int bench_speed(int argc, char **argv);
 
 /* ---- options ---- */
 

@@ -237,7 +237,7 @@ int gguf_write_publish(struct gguf_write *write, const char *path, gguf_write_ro
         return error_set(error, -ENAMETOOLONG, "%s: %s", path, strerror(ENAMETOOLONG));
     sink.descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     if (sink.descriptor < 0)
-        return error_set(error, -errno, "%s: %s", temporary, strerror(errno));
+        return error_set(error, -errno, "%s: %s", path, strerror(errno));
     int code = put_all(write, &sink, fill, context);
     if (close(sink.descriptor) < 0 && code == 0)
         code = -errno;

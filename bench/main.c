@@ -9,7 +9,11 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *help;
 } commands[] = {
+    {"speed", bench_speed, "prompt and generation tokens a second, beside a peer if wanted"},
+    {"logits", bench_logits, "the engine's own numbers after some tokens"},
+    {"tokens", bench_tokens, "the token ids of a text"},
     {"model", bench_model, "write a GGUF with random weights in the shape of a known model"},
+    {"kernels", bench_kernels, "measure matrix products by weight type"},
 };
 
 enum { COMMANDS = sizeof commands / sizeof *commands };

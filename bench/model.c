@@ -26,7 +26,7 @@
 #include "vocabulary.h"
 
 static const float LOGIT = 1.5f;
-static const float MARGIN = 1.5f;
+static const float MARGIN = 3;
 static const float ATTENTION_GAIN = 1.5f; /* of q and k: attention neither flat nor on one token only */
 
 /* What a --type means: the type of most weights, and whether some get more bits. */

@@ -167,7 +167,7 @@ static const struct field call_fields[] = {
     {"top_p", field_read_float, CALL_FIELD(params.sampling.top_p), .high = 1, .above_low = true},
     {"min_p", field_read_float, CALL_FIELD(params.sampling.min_p), .high = 1, .below_high = true},
     {"repeat_penalty", field_read_float, CALL_FIELD(params.sampling.repeat_penalty), .low = 1, .high = 10},
-    {"repeat_last", field_read_u32, CALL_FIELD(params.sampling.repeat_last), .high = BODY_MAX_TOKENS},
+    {"repeat_last", field_read_u32, CALL_FIELD(params.sampling.repeat_last), .high = BODY_REPEAT_LAST},
     {"seed", read_seed, 0, .high = 0x1p63},
     {"stop", read_stop, 0},
     {"when_full", read_overflow, CALL_FIELD(params.overflow)},

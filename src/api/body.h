@@ -21,7 +21,8 @@ enum {
     BODY_NAME_BYTES = 256, /* of a context's name */
     BODY_STOPS = 16,       /* stop strings a call */
     BODY_STOP_BYTES = 256, /* of one of them */
-    BODY_MAX_TOKENS = 1 << 24
+    BODY_MAX_TOKENS = 1 << 24,
+    BODY_REPEAT_LAST = 1 << 20,
 };
 
 /* Lets jansson take its memory from base/memory.h. Process-wide, before any other use of jansson. */

@@ -77,7 +77,7 @@ int field_read_u64(const struct field *field, const json_t *value, void *out, st
 
 int field_read_u32(const struct field *field, const json_t *value, void *out, struct error *error)
 {
-    uint64_t x;
+    uint64_t x = 0;
     int code = read_integer(field, value, &x, error);
     if (code == 0)
         *(uint32_t *)out = (uint32_t)x;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "cli/cli.h"
 
 /* Prints the context object's id, unless --json has printed it all. */
@@ -52,7 +53,8 @@ static void ls_row(const json_t *context, char cells[LS_COLUMNS][LS_CELL_BYTES])
     uint64_t resident = get_whole(chunks, "resident");
     const char *name = get_text(context, "name");
     snprintf(cells[0], LS_CELL_BYTES, "%s", get_text(context, "id"));
-    snprintf(cells[1], LS_CELL_BYTES, "%.30s%s", *name ? name : "-", strlen(name) > 30 ? "..." : "");
+    size_t length = strlen(name), shown = length > 30 ? utf8_whole_prefix(name, 30) : length;
+    snprintf(cells[1], LS_CELL_BYTES, "%.*s%s", (int)shown, name, shown < length ? "..." : length ? "" : "-");
     snprintf(cells[2], LS_CELL_BYTES, "%" PRIu64, get_whole(context, "turns"));
     snprintf(cells[3], LS_CELL_BYTES, "%" PRIu64, get_whole(context, "tokens"));
     snprintf(cells[4], LS_CELL_BYTES, "%" PRIu64 "/%" PRIu64, resident,

@@ -25,8 +25,8 @@ static const struct kernels plain = {
 
 static const struct kernels avx2 = {
     .name = "avx2",
-    .pack = pack_plain,
-    .matmul = matmul_plain,
+    .pack = pack_avx2,
+    .matmul = matmul_avx2,
     .dequantize = dequantize_plain,
     .attention = attention_avx2,
     .store = store_avx2,

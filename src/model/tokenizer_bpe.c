@@ -4,8 +4,7 @@
  * The patterns run in PCRE2 one after another, each on the pieces the one before left; what a pattern does
  * not match stays as a piece. They say in plain classes what llama.cpp does by hand or on collapsed text:
  * white space is its set and not PCRE2's, and \z stands for an end without the newline. No pattern backtracks
- * over a run more than once, so long runs cost linear time. Letters and numbers are those of the PCRE2
- * library's Unicode version.
+ * over a run more than once, so long runs cost linear time.
  *
  * Bytes that are not UTF-8 are words of their own. Where the vocabulary has no token for such a byte (some
  * leave out the 13 that never occur in UTF-8) the replacement character U+FFFD is written instead.
@@ -23,12 +22,22 @@
 
 #define SPACE                                                                                                \
     "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+/* Letters, numbers and punctuation, to stand inside a class. What Unicode 15 and 15.1 added is spelled out,
+ * so that ids do not depend on how old the PCRE2 library is. */
+#define LETTER                                                                                               \
+    "\\p{L}\\x{1123f}\\x{11240}\\x{11f02}\\x{11f04}-\\x{11f10}\\x{11f12}-\\x{11f33}\\x{1342f}"               \
+    "\\x{13441}-\\x{13446}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}\\x{1e030}-\\x{1e06d}"                    \
+    "\\x{1e4d0}-\\x{1e4eb}\\x{2b739}\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}"
+#define NUMBER "\\p{N}\\x{11f50}-\\x{11f59}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}"
+#define PUNCTUATION "\\p{P}\\x{11b00}-\\x{11b09}\\x{11f43}-\\x{11f4f}"
 #define TRAILING_SPACE "|[" SPACE "]+(?![^" SPACE "])|[" SPACE "]+"
 #define LINE_SPACE "|[" SPACE "]*[\\r\\n]+" TRAILING_SPACE
 #define CONTRACTIONS "'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])"
-#define WORDS_GPT2 "'(?:[stmd]|re|ve|ll)| ?\\p{L}+| ?\\p{N}+| ?[^" SPACE "\\p{L}\\p{N}]+" TRAILING_SPACE
+#define WORDS_GPT2                                                                                           \
+    "'(?:[stmd]|re|ve|ll)| ?[" LETTER "]+| ?[" NUMBER "]+| ?[^" SPACE LETTER NUMBER "]+" TRAILING_SPACE
 #define WORDS_LLAMA3(DIGITS)                                                                                 \
-    CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" DIGITS "| ?[^" SPACE "\\p{L}\\p{N}]+[\\r\\n]*" LINE_SPACE
+    CONTRACTIONS "|[^\\r\\n" LETTER NUMBER "]?[" LETTER "]+|" DIGITS "| ?[^" SPACE LETTER NUMBER             \
+                 "]+[\\r\\n]*" LINE_SPACE
 /* Letters with case, as of the Unicode version the vocabulary was made with. */
 #define CASED_LETTERS                                                                                        \
     "A-Za-z\\x{b5}\\x{c0}-\\x{d6}\\x{d8}-\\x{f6}\\x{f8}-\\x{1ba}\\x{1bc}-\\x{1bf}\\x{1c4}-\\x{293}"          \
@@ -55,18 +64,19 @@
 enum { PATTERNS = 6 };
 
 static const char *const words_gpt2[PATTERNS] = {WORDS_GPT2};
-static const char *const words_llama3[PATTERNS] = {WORDS_LLAMA3("\\p{N}{1,3}")};
-static const char *const words_qwen2[PATTERNS] = {WORDS_LLAMA3("\\p{N}")};
-static const char *const words_smollm[PATTERNS] = {"\\p{N}", WORDS_GPT2};
+static const char *const words_llama3[PATTERNS] = {WORDS_LLAMA3("[" NUMBER "]{1,3}")};
+static const char *const words_qwen2[PATTERNS] = {WORDS_LLAMA3("[" NUMBER "]")};
+static const char *const words_smollm[PATTERNS] = {"[" NUMBER "]", WORDS_GPT2};
 static const char *const words_deepseek[PATTERNS] = {
     "[\\r\\n]",
     "[" SPACE "]?[" CASED_LETTERS "]+",
     "[" SPACE "]?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3001}\\x{3002}]+",
     "(?<![" SPACE "])[" SPACE "]++\\z",
     "[" CJK "]+",
-    "\\p{N}+",
+    "[" NUMBER "]+",
 };
-static const char *const words_default[PATTERNS] = {"[\\p{P}$+<=>^~|]+", WORDS_GPT2, "\\p{N}+", "[0-9]{3}"};
+static const char *const words_default[PATTERNS] = {"[" PUNCTUATION "$+<=>^~|]+", WORDS_GPT2, "[" NUMBER "]+",
+                                                    "[0-9]{3}"};
 
 static const struct pre_kind {
     const char *name;

@@ -75,6 +75,7 @@ struct tokenizer {
     int32_t bos, eos, unknown;
     bool add_bos, add_eos;
     bool space_prefix;  /* SPM: a space before text that follows a special token or nothing */
+    bool words_part;    /* SPM: no token reaches over the space between two words */
     bool ignore_merges; /* BPE: a word that is a token is not merged */
     struct merge_rule *rules;
     uint32_t rule_mask;

@@ -14,18 +14,6 @@
 
 static const char space_mark[] = "\xe2\x96\x81";
 
-void spm_init(struct tokenizer *tokenizer)
-{
-    for (int byte = 0; byte < 256; byte++) {
-        char name[8];
-        snprintf(name, sizeof name, "<0x%02X>", (unsigned)byte);
-        int32_t id = token_map_find(&tokenizer->map, name, 6);
-        if (id < 0)
-            id = token_map_find(&tokenizer->map, &(char){(char)byte}, 1);
-        tokenizer->byte_id[byte] = id < 0 ? tokenizer->unknown : id;
-    }
-}
-
 /* Scores as integers in the opposite order: the highest score is the lowest. */
 static int32_t score_order(float score)
 {
@@ -53,22 +41,35 @@ static bool merge(const struct tokenizer *tokenizer, const char *text, const str
     return true;
 }
 
-static int add_characters(const struct tokenizer *tokenizer, struct merger *merger, const char *text,
-                          size_t length)
+/* Where no token has a space behind something else, words never merge with each other and are merged one by
+ * one: the same ids, and heaps that stay small. */
+static bool words_part(const struct tokenizer *tokenizer)
 {
-    static const uint8_t bytes_by_nibble[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 4};
-    merger->count = 0;
-    for (size_t i = 0, n; i < length; i += n) {
-        n = bytes_by_nibble[(unsigned char)text[i] >> 4];
-        if (n > length - i)
-            n = length - i;
-        int32_t id = token_map_find(&tokenizer->map, text + i, n);
-        if (id >= 0 && !tokenizer_is_text(tokenizer, id))
-            id = -1;
-        if (merger_add(merger, (uint32_t)i, (uint32_t)n, id) < 0)
-            return -ENOMEM;
+    for (uint32_t i = 0; i < tokenizer->size; i++) {
+        struct token_text text = tokenizer->map.texts[i];
+        bool inner = false;
+        for (uint32_t k = 0; k < text.length && tokenizer_is_text(tokenizer, (int32_t)i);) {
+            bool mark = text.length - k >= 3 && memcmp(text.data + k, space_mark, 3) == 0;
+            if (mark && inner)
+                return false;
+            inner = inner || !mark;
+            k += mark ? 3 : 1;
+        }
     }
-    return 0;
+    return true;
+}
+
+void spm_init(struct tokenizer *tokenizer)
+{
+    for (int byte = 0; byte < 256; byte++) {
+        char name[8];
+        snprintf(name, sizeof name, "<0x%02X>", (unsigned)byte);
+        int32_t id = token_map_find(&tokenizer->map, name, 6);
+        if (id < 0)
+            id = token_map_find(&tokenizer->map, &(char){(char)byte}, 1);
+        tokenizer->byte_id[byte] = id < 0 ? tokenizer->unknown : id;
+    }
+    tokenizer->words_part = words_part(tokenizer);
 }
 
 static int append_symbol(const struct tokenizer *tokenizer, const char *text, const struct symbol *symbol,
@@ -82,6 +83,40 @@ static int append_symbol(const struct tokenizer *tokenizer, const char *text, co
             return -ENOMEM;
     }
     return 0;
+}
+
+/* Merges the characters gathered so far, writes the tokens and starts afresh. */
+static int finish(const struct tokenizer *tokenizer, struct merger *merger, const char *text,
+                  struct tokens *out)
+{
+    int status = merger_run(merger, tokenizer, text, merge);
+    for (int32_t i = merger->count ? 0 : -1; status == 0 && i >= 0; i = merger->symbols[i].next)
+        status = append_symbol(tokenizer, text, &merger->symbols[i], out);
+    merger->count = 0;
+    return status;
+}
+
+static int encode_marked(const struct tokenizer *tokenizer, struct merger *merger, const char *text,
+                         size_t length, struct tokens *out)
+{
+    static const uint8_t bytes_by_nibble[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 4};
+    bool after_space = true;
+    merger->count = 0;
+    for (size_t i = 0, n; i < length; i += n) {
+        n = bytes_by_nibble[(unsigned char)text[i] >> 4];
+        if (n > length - i)
+            n = length - i;
+        bool space = n == 3 && memcmp(text + i, space_mark, 3) == 0;
+        if (space && !after_space && tokenizer->words_part && finish(tokenizer, merger, text, out) < 0)
+            return -ENOMEM;
+        after_space = space;
+        int32_t id = token_map_find(&tokenizer->map, text + i, n);
+        if (id >= 0 && !tokenizer_is_text(tokenizer, id))
+            id = -1;
+        if (merger_add(merger, (uint32_t)i, (uint32_t)n, id) < 0)
+            return -ENOMEM;
+    }
+    return finish(tokenizer, merger, text, out);
 }
 
 int spm_encode(const struct tokenizer *tokenizer, struct merger *merger, const char *text, size_t length,
@@ -99,11 +134,7 @@ int spm_encode(const struct tokenizer *tokenizer, struct merger *merger, const c
             status = buffer_append(&marked, space_mark, 3);
     }
     if (status == 0)
-        status = add_characters(tokenizer, merger, marked.data, marked.length);
-    if (status == 0)
-        status = merger_run(merger, tokenizer, marked.data, merge);
-    for (int32_t i = merger->count ? 0 : -1; status == 0 && i >= 0; i = merger->symbols[i].next)
-        status = append_symbol(tokenizer, marked.data, &merger->symbols[i], out);
+        status = encode_marked(tokenizer, merger, marked.data, marked.length, out);
     buffer_deinit(&marked);
     return status;
 }

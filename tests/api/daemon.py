@@ -165,7 +165,9 @@ class Daemon:
                            headers)
         response = connection.getresponse()
         if response.status != 200:
-            return Answer(response)
+            answer = Answer(response)
+            connection.close()
+            return answer
         stream = Stream(connection, response)
         stream.headers = response.headers
         return stream
@@ -191,9 +193,9 @@ class Daemon:
         raise AssertionError("no TCP listener in the log:\n" + self.log())
 
     def stop(self, signal_number=signal.SIGTERM):
-        """The exit status, and the seconds it took."""
+        """The exit status, and the seconds it took. signal_number None: it was told already."""
         start = time.monotonic()
-        if self.process.poll() is None:
+        if self.process.poll() is None and signal_number is not None:
             self.process.send_signal(signal_number)
         try:
             status = self.process.wait(PATIENCE_S)

@@ -259,6 +259,10 @@ class Contexts(WithDaemon):
             done = self.llms("call", none, "x", app="prefix")
             self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (1, "", 1), none)
 
+    def test_a_long_name_is_cut_between_characters(self):
+        self.new("--name", "a" + 40 * "ä", app="names")
+        self.assertRegex(self.out("ls", app="names"), r"  a" + 14 * "ä" + r"\.\.\.  ")
+
     def test_an_app_sees_only_its_own(self):
         identity = self.new(app="mine")
         self.assertEqual([c["id"] for c in self.json("ls", app="mine")["data"]], [identity])
@@ -298,7 +302,7 @@ class Calls(WithDaemon):
 
     def test_options_reach_the_daemon(self):
         identity = self.new()
-        call = self.json("call", identity, NOTE, "--max-tokens", "2")
+        call = self.json("call", identity, NOTE, "--max-tokens", "2", "--temperature", "0")
         self.assertEqual((call["finish"], call["usage"]["completion_tokens"]), ("length", 2))
         greedy = ["--temperature", "0"]
         self.assertEqual(self.json("call", self.new(), NOTE, *greedy)["reply"],

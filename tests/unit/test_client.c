@@ -39,10 +39,11 @@ struct server {
     char directory[32], address[64];
     int listener;
     pthread_t thread;
-    const char *health; /* the answer to GET /health */
-    const char *answer; /* and to anything else */
-    bool slowly;        /* byte by byte */
-    bool hang;          /* after the answer, until the client leaves */
+    pthread_mutex_t lock; /* of what follows; the thread holds it while it serves */
+    const char *health;   /* the answer to GET /health */
+    const char *answer;   /* and to anything else */
+    bool slowly;          /* byte by byte */
+    bool hang;            /* after the answer, until the client leaves */
     struct buffer request;
 };
 
@@ -82,10 +83,13 @@ static void *serve(void *user)
         int fd = accept(server->listener, NULL, NULL);
         if (fd < 0)
             return NULL;
+        pthread_mutex_lock(&server->lock);
         take_request(server, fd);
         bool is_health = server->request.data && strncmp(server->request.data, "GET /health", 11) == 0;
         send_answer(server, fd, is_health ? server->health : server->answer);
-        if (server->hang && !is_health) {
+        bool hang = server->hang && !is_health;
+        pthread_mutex_unlock(&server->lock);
+        if (hang) {
             struct pollfd gone = {.fd = fd, .events = POLLIN};
             poll(&gone, 1, 20000);
         }
@@ -97,7 +101,7 @@ static int start(void **state)
 {
     static struct server server;
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    server = (struct server){.health = health, .answer = ""};
+    server = (struct server){.lock = PTHREAD_MUTEX_INITIALIZER, .health = health, .answer = ""};
     strcpy(server.directory, "/tmp/llms-test-XXXXXX");
     if (!mkdtemp(server.directory))
         return -1;
@@ -131,6 +135,23 @@ static int stop(void **state)
     return 0;
 }
 
+/* What the daemon answers from now on. */
+static void answer_with(struct server *server, const char *answer)
+{
+    pthread_mutex_lock(&server->lock);
+    server->answer = answer;
+    pthread_mutex_unlock(&server->lock);
+}
+
+/* The last request, once the daemon is done with it. */
+static const char *request_of(struct server *server)
+{
+    pthread_mutex_lock(&server->lock);
+    const char *text = server->request.data;
+    pthread_mutex_unlock(&server->lock);
+    return text;
+}
+
 static struct llms *bind_to(const struct server *server)
 {
     struct llms *llms;
@@ -158,11 +179,12 @@ static int call(struct server *server, const char *answer, struct heard *heard,
                 struct llms_call_result *result, char *message, size_t bytes)
 {
     struct llms *llms = bind_to(server);
-    server->answer = answer;
+    answer_with(server, answer);
     int code = llms_call(llms, "c1", "Hello", NULL, hear, heard, result);
     if (message)
         snprintf(message, bytes, "%s", llms_last_error(llms));
     llms_unbind(llms);
+    request_of(server); /* done with the answer, which may be on a stack */
     return code;
 }
 
@@ -177,7 +199,9 @@ static void test_a_call_streams(void **state)
     for (int slowly = 0; slowly < 2; slowly++) {
         struct heard heard = {0};
         struct llms_call_result result;
+        pthread_mutex_lock(&server->lock);
         server->slowly = slowly;
+        pthread_mutex_unlock(&server->lock);
         assert_int_equal(call(server, answer, &heard, &result, NULL, 0), 0);
         assert_int_equal(heard.pieces, 2);
         assert_int_equal(heard.text.length, 10);
@@ -204,13 +228,13 @@ static void test_what_a_call_sends(void **state)
     struct llms *llms = bind_to(server);
     const char *stops[] = {"\n", "END", NULL};
     struct llms_call_options options = LLMS_CALL_DEFAULTS;
-    server->answer = EVENTS "data: " CALL_OBJECT "\n\n";
+    answer_with(server, EVENTS "data: " CALL_OBJECT "\n\n");
     assert_int_equal(llms_call(llms, "c1", "say \"h\xc3\xa4\"", &options, NULL, NULL, NULL), 0);
-    assert_non_null(strstr(server->request.data, "POST /v1/contexts/c1/calls HTTP/1.1\r\n"));
-    assert_non_null(strstr(server->request.data, "\r\nX-LLMS-App: test-app.1\r\n"));
+    assert_non_null(strstr(request_of(server), "POST /v1/contexts/c1/calls HTTP/1.1\r\n"));
+    assert_non_null(strstr(request_of(server), "\r\nX-LLMS-App: test-app.1\r\n"));
     assert_non_null(
-        strstr(server->request.data, "\r\n\r\n{\"prompt\":\"say \\\"h\xc3\xa4\\\"\",\"stream\":true}"));
-    assert_null(strstr(server->request.data, "Expect"));
+        strstr(request_of(server), "\r\n\r\n{\"prompt\":\"say \\\"h\xc3\xa4\\\"\",\"stream\":true}"));
+    assert_null(strstr(request_of(server), "Expect"));
     options = (struct llms_call_options){.max_tokens = 7,
                                          .temperature = 0,
                                          .top_k = 0,
@@ -222,7 +246,7 @@ static void test_what_a_call_sends(void **state)
                                          .refuse_when_full = 1};
     assert_int_equal(llms_call(llms, "c1", "x", &options, NULL, NULL, NULL), 0);
     assert_non_null(
-        strstr(server->request.data,
+        strstr(request_of(server),
                "{\"prompt\":\"x\",\"stream\":true,\"max_tokens\":7,\"temperature\":0.0,\"top_k\":0,"
                "\"top_p\":0.5,\"min_p\":0.25,\"repeat_penalty\":1.0,\"seed\":42,"
                "\"stop\":[\"\\n\",\"END\"],\"when_full\":\"refuse\"}"));
@@ -316,7 +340,9 @@ static void test_cancelling(void **state)
     assert_string_equal(message, "cancelled by the caller");
     buffer_deinit(&at_piece.text);
     /* Nothing comes any more, and still it can be cancelled. */
+    pthread_mutex_lock(&server->lock);
     server->hang = true;
+    pthread_mutex_unlock(&server->lock);
     uint64_t began = clock_ns();
     assert_int_equal(call(server, EVENTS "data: {\"object\":\"call.piece\",\"text\":\"a\"}\n\n", &at_rest,
                           NULL, message, sizeof message),
@@ -340,7 +366,8 @@ static void test_a_handle_in_use_is_refused(void **state)
 {
     struct server *server = *state;
     struct llms *llms = bind_to(server);
-    server->answer = EVENTS "data: {\"object\":\"call.piece\",\"text\":\"a\"}\n\ndata: " CALL_OBJECT "\n\n";
+    answer_with(server,
+                EVENTS "data: {\"object\":\"call.piece\",\"text\":\"a\"}\n\ndata: " CALL_OBJECT "\n\n");
     assert_int_equal(llms_call(llms, "c1", "x", NULL, reenter, llms, NULL), 0);
     llms_unbind(llms);
 }
@@ -350,27 +377,28 @@ static void test_contexts(void **state)
     struct server *server = *state;
     struct llms *llms = bind_to(server);
     char id[LLMS_ID_BYTES] = "", *answer;
-    server->answer = "HTTP/1.1 201 Created\r\n\r\n{\"id\":\"0123456789abcd\"}";
+    answer_with(server, "HTTP/1.1 201 Created\r\n\r\n{\"id\":\"0123456789abcd\"}");
     assert_int_equal(llms_context_new(llms, "n", NULL, id), 0);
     assert_string_equal(id, "0123456789abcd");
-    assert_non_null(strstr(server->request.data, "POST /v1/contexts HTTP/1.1\r\n"));
-    assert_non_null(strstr(server->request.data, "\r\n\r\n{\"name\":\"n\"}"));
+    assert_non_null(strstr(request_of(server), "POST /v1/contexts HTTP/1.1\r\n"));
+    assert_non_null(strstr(request_of(server), "\r\n\r\n{\"name\":\"n\"}"));
     assert_int_equal(llms_context_fork(llms, "abc", NULL, id), 0);
-    assert_non_null(strstr(server->request.data, "POST /v1/contexts/abc/fork HTTP/1.1\r\n"));
+    assert_non_null(strstr(request_of(server), "POST /v1/contexts/abc/fork HTTP/1.1\r\n"));
     assert_int_equal(llms_context_prepare(llms, "abc"), 0);
-    assert_non_null(strstr(server->request.data, "POST /v1/contexts/abc/prepare HTTP/1.1\r\n"));
-    server->answer = "HTTP/1.1 204 No Content\r\n\r\n";
+    assert_non_null(strstr(request_of(server), "POST /v1/contexts/abc/prepare HTTP/1.1\r\n"));
+    answer_with(server, "HTTP/1.1 204 No Content\r\n\r\n");
     assert_int_equal(llms_context_delete(llms, "abc"), 0);
-    assert_non_null(strstr(server->request.data, "DELETE /v1/contexts/abc HTTP/1.1\r\n"));
+    assert_non_null(strstr(request_of(server), "DELETE /v1/contexts/abc HTTP/1.1\r\n"));
     assert_int_equal(llms_request(llms, "GET", "/v1/status", NULL, &answer), 0);
     assert_string_equal(answer, "");
     free(answer);
-    server->answer = "HTTP/1.1 404 Not Found\r\n\r\n{\"error\":{\"message\":\"gone\"}}";
+    answer_with(server, "HTTP/1.1 404 Not Found\r\n\r\n{\"error\":{\"message\":\"gone\"}}");
     assert_int_equal(llms_request(llms, "GET", "/v1/contexts/abc", NULL, &answer), -ENOENT);
     assert_non_null(strstr(answer, "\"gone\""));
     assert_string_equal(llms_last_error(llms), "gone");
     free(answer);
-    server->answer = "HTTP/1.1 201 Created\r\n\r\n{\"id\":\"an id that is far too long to be one of ours\"}";
+    answer_with(server,
+                "HTTP/1.1 201 Created\r\n\r\n{\"id\":\"an id that is far too long to be one of ours\"}");
     assert_int_equal(llms_context_new(llms, NULL, NULL, id), -EPROTO);
     llms_unbind(llms);
 }
@@ -383,7 +411,7 @@ static void test_bad_arguments_reach_no_daemon(void **state)
     static const char *const ids[] = {
         "", "../status", "a/b", "a?b", "a b", "01234567890123456789012345678901", NULL};
     char id[LLMS_ID_BYTES];
-    server->answer = "unseen";
+    answer_with(server, "unseen");
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
         assert_int_equal(llms_call(llms, ids[i], "x", NULL, NULL, NULL, NULL), -EINVAL);
         assert_int_equal(llms_context_delete(llms, ids[i]), -EINVAL);
@@ -396,7 +424,7 @@ static void test_bad_arguments_reach_no_daemon(void **state)
     assert_int_equal(llms_request(llms, "get", "/", NULL, NULL), -EINVAL);
     assert_int_equal(llms_request(llms, "GET", "status", NULL, NULL), -EINVAL);
     assert_int_equal(llms_request(llms, "GET", "/a\r\nX: y", NULL, NULL), -EINVAL);
-    assert_memory_equal(server->request.data, "GET /health", 11);
+    assert_memory_equal(request_of(server), "GET /health", 11);
     llms_unbind(llms);
     static const char *const apps[] = {
         "",          "a b",      "a/b",
@@ -459,7 +487,9 @@ static void test_something_else_answers(void **state)
     struct server *server = *state;
     struct llms *llms;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        pthread_mutex_lock(&server->lock);
         server->health = cases[i].health;
+        pthread_mutex_unlock(&server->lock);
         assert_int_equal(llms_bind("a", server->address, &llms), cases[i].code);
         llms_unbind(llms);
     }

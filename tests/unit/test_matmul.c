@@ -129,12 +129,15 @@ static void fill_activations(struct random *r, enum flavour flavour, float *x, s
             memcpy(&x[i], &bits, 4);
         }
     }
-    /* Whole stretches of nothing, and a lone infinity or NaN. */
+    /* Whole stretches of nothing, of one value (all codes 127 or -127), and a lone infinity or NaN. */
     for (size_t i = 0; flavour == EXTREME && i + 256 <= count; i += 256) {
-        uint64_t dice = random_below(r, 4);
+        uint64_t dice = random_below(r, 5);
         if (dice == 0)
             memset(x + i, 0, 256 * sizeof *x);
-        else if (dice == 1)
+        else if (dice < 3)
+            for (size_t j = 0; j < 256; j++)
+                x[i + j] = dice == 1 ? -2.5f : 2.5f;
+        else if (dice == 3)
             x[i + random_below(r, 256)] = random_below(r, 2) ? INFINITY : NAN;
     }
 }

@@ -210,7 +210,7 @@ static void test_sampling_agrees(void **state)
         "{\"prompt\":\"p\",\"top_p\":1}",          "{\"prompt\":\"p\",\"top_p\":0.000001}",
         "{\"prompt\":\"p\",\"min_p\":0}",          "{\"prompt\":\"p\",\"min_p\":0.999}",
         "{\"prompt\":\"p\",\"repeat_penalty\":1}", "{\"prompt\":\"p\",\"repeat_penalty\":10}",
-        "{\"prompt\":\"p\",\"repeat_last\":0}",    "{\"prompt\":\"p\",\"repeat_last\":16777216}",
+        "{\"prompt\":\"p\",\"repeat_last\":0}",    "{\"prompt\":\"p\",\"repeat_last\":1048576}",
     };
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         struct body_call call;

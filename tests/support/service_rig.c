@@ -1,0 +1,119 @@
+#include "support/service_rig.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/memory.h"
+
+void rig_directory(char directory[64])
+{
+    snprintf(directory, 64, "%s/llms-service-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+    if (!mkdtemp(directory))
+        fail_msg("cannot make %s", directory);
+}
+
+void rig_remove(const char *directory)
+{
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", directory);
+    assert_int_equal(system(command), 0);
+}
+
+const char *rig_model(void)
+{
+    static const char *const paths[] = {"models/pocket-q8_0.gguf", "../shared/model/pocket-q8_0.gguf"};
+    for (int i = 0; i < 2; i++)
+        if (access(paths[i], R_OK) == 0)
+            return paths[i];
+    return NULL;
+}
+
+struct service_options rig_options(const char *directory)
+{
+    return (struct service_options){.model_path = rig_model(),
+                                    .state_directory = directory,
+                                    .kv_budget_bytes = UINT64_C(256) << 20,
+                                    .kv_level = 16,
+                                    .threads = 2};
+}
+
+struct service *rig_open(const struct service_options *options)
+{
+    struct service *service = NULL;
+    struct error error = {0};
+    if (service_open(options, &service, &error) < 0)
+        fail_msg("%s", error.text);
+    return service;
+}
+
+void rig_new(struct service *service, const char *owner, const char *system_prompt, char id[JOURNAL_ID_BYTES])
+{
+    struct context_info info;
+    struct error error = {0};
+    if (service_context_new(service, owner, NULL, system_prompt, &info, &error) < 0)
+        fail_msg("%s", error.text);
+    memcpy(id, info.record.id, JOURNAL_ID_BYTES);
+    context_info_deinit(&info);
+}
+
+struct call_params rig_params(const char *prompt, uint32_t max_tokens)
+{
+    struct call_params params = {.prompt = prompt,
+                                 .prompt_length = strlen(prompt),
+                                 .max_tokens = max_tokens,
+                                 .sampling = sampler_defaults};
+    params.sampling.temperature = 0;
+    return params;
+}
+
+struct rig_reply rig_finish(struct call *call)
+{
+    struct rig_reply reply = {0};
+    while (call_wait(call, 1000, &reply.text) != CALL_DONE)
+        ;
+    reply.result = *call_result(call);
+    call_release(call);
+    if (!reply.text.data) /* "" for comparing */
+        assert_int_equal(buffer_append(&reply.text, "", 0), 0);
+    return reply;
+}
+
+struct rig_reply rig_call(struct service *service, const char *owner, const char *id,
+                          const struct call_params *params)
+{
+    struct call *call = NULL;
+    struct error error = {0};
+    if (service_call_start(service, owner, id, params, &call, &error) < 0)
+        fail_msg("%s", error.text);
+    return rig_finish(call);
+}
+
+struct rig_reply rig_ask(struct service *service, const char *owner, const char *id, const char *prompt,
+                         uint32_t max_tokens)
+{
+    struct call_params params = rig_params(prompt, max_tokens);
+    struct rig_reply reply = rig_call(service, owner, id, &params);
+    if (reply.result.code < 0)
+        fail_msg("%s", reply.result.error.text);
+    return reply;
+}
+
+void rig_reply_deinit(struct rig_reply *reply)
+{
+    buffer_deinit(&reply->text);
+}
+
+void rig_expect(struct service *service, const char *owner, const char *id, const char *prompt,
+                uint32_t max_tokens, const char *expected)
+{
+    struct rig_reply reply = rig_ask(service, owner, id, prompt, max_tokens);
+    assert_string_equal(reply.text.data, expected);
+    rig_reply_deinit(&reply);
+}

@@ -1,0 +1,40 @@
+/* A service on the default model in a directory of its own, and how tests speak to it. */
+#ifndef LLMS_TESTS_SERVICE_RIG_H
+#define LLMS_TESTS_SERVICE_RIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/array.h"
+#include "service/service.h"
+
+/* A new directory; in memory where there is a file system for it. rig_remove deletes it with all in it. */
+void rig_directory(char directory[64]);
+void rig_remove(const char *directory);
+const char *rig_model(void); /* NULL: no model here, so skip */
+
+struct service_options rig_options(const char *directory);       /* all that fits, level 16, two threads */
+struct service *rig_open(const struct service_options *options); /* fails the test if it fails */
+
+void rig_new(struct service *service, const char *owner, const char *system_prompt,
+             char id[JOURNAL_ID_BYTES]);
+
+/* Greedy, max_tokens, a reply to prompt: its text and the result. The text is the caller's to deinit. */
+struct rig_reply {
+    struct buffer text;
+    struct call_result result;
+};
+struct call_params rig_params(const char *prompt, uint32_t max_tokens);
+struct rig_reply rig_call(struct service *service, const char *owner, const char *id,
+                          const struct call_params *params);
+struct rig_reply rig_ask(struct service *service, const char *owner, const char *id, const char *prompt,
+                         uint32_t max_tokens);
+/* Collects a started call's text to its end and releases it. */
+struct rig_reply rig_finish(struct call *call);
+void rig_reply_deinit(struct rig_reply *reply);
+
+/* Asks and asserts that the reply is `expected`. */
+void rig_expect(struct service *service, const char *owner, const char *id, const char *prompt,
+                uint32_t max_tokens, const char *expected);
+
+#endif
