@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/memory.h"
 #include "engine/engine_internal.h"
 
@@ -12,6 +13,19 @@ static unsigned online_cpus(void)
 {
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     return n < 1 ? 1 : n > 256 ? 256 : (unsigned)n;
+}
+
+/* Over every tensor's name, shape and beginning: two models that differ in training differ in all of them. */
+static uint64_t fingerprint(const struct gguf *gguf)
+{
+    uint64_t hash = 1;
+    for (size_t i = 0; i < gguf_tensor_count(gguf); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(gguf, i);
+        uint64_t facts[] = {hash, (uint64_t)t->type, t->size[0], t->size[1]};
+        hash = hash_bytes(t->name.data, t->name.length, hash_bytes(facts, sizeof facts, 0));
+        hash = hash_bytes(t->data, t->bytes < 4096 ? t->bytes : 4096, hash);
+    }
+    return hash;
 }
 
 static void describe(struct engine *e, const char *path)
@@ -33,6 +47,7 @@ static void describe(struct engine *e, const char *path)
     m->vocabulary = w->vocabulary;
     m->width = w->width;
     m->kv = (struct kv_geometry){w->layer_count, w->kv_heads, w->dim};
+    m->fingerprint = fingerprint(e->gguf);
     m->chat = CHAT_CHATML;
     if (gguf_get_string(e->gguf, "tokenizer.chat_template", &text) == 0)
         m->chat_recognised = chat_template_detect(text.data, text.length, &m->chat) == 0;

@@ -33,6 +33,7 @@ struct engine_model {
     uint32_t vocabulary;
     uint32_t width;
     struct kv_geometry kv;
+    uint64_t fingerprint; /* of the weights: KV computed with others is not this model's */
     enum chat_template chat;
     bool chat_recognised; /* false: the file's template is unknown or missing, `chat` is the stated default */
 };

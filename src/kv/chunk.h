@@ -33,6 +33,7 @@ struct kv_chunk {
     uint32_t stored_index;
     uint64_t received, rows;
     uint64_t last_used;
+    uint64_t mark; /* for walks that must see a shared chunk once */
     double damage[4]; /* squared error measured when lowered to level 16, 8, 4, 2; negative: not known */
 };
 

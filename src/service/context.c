@@ -37,6 +37,25 @@ struct context *context_hold(struct service *service, const char *owner, const c
     return context;
 }
 
+static void find_stored(struct service *service, struct kv_chunk *chunk, const struct chunk_key *key)
+{
+    struct segment *segment;
+    uint32_t index;
+    if (chunk_store_find(service->store, key, &segment, &index) < 0)
+        return;
+    const struct segment_chunk *stored = segment_chunk(segment, index);
+    if (stored->level != service->kv_level || stored->tokens != chunk->tokens) {
+        segment_unref(service->store, segment); /* written under another policy */
+        return;
+    }
+    chunk->stored = segment;
+    chunk->stored_index = index;
+    chunk->stored_level = stored->level;
+    chunk->stored_tokens = stored->tokens;
+    chunk->received = stored->received;
+    chunk->rows = stored->rows;
+}
+
 /* Nobody has it any more: it holds no chunks, the worker does not know it, and no job is on it. */
 static void destroy(struct service *service, struct context *context)
 {
@@ -65,6 +84,31 @@ void context_forget(struct service *service, struct context *context)
         destroy(service, context);
 }
 
+/* Gives the sequence its chunks: those on flash under their keys (this context's own, or another's of the
+ * same owner that begins alike), all others lost. */
+static int attach_stored(struct service *service, struct context *context)
+{
+    struct kv_sequence *sequence = &context->sequence;
+    struct chunk_key key;
+    int code = 0;
+    if (service->store)
+        chunk_key_start(service->store, context->owner, &key);
+    while (sequence->tokens < context->computed && code == 0) {
+        size_t left = context->computed - sequence->tokens;
+        struct kv_chunk *chunk = kv_chunk_create((uint32_t)sequence->tokens);
+        if (!chunk)
+            return -ENOMEM;
+        chunk->tokens = (uint8_t)(left < KV_CHUNK_TOKENS ? left : KV_CHUNK_TOKENS);
+        if (service->store) {
+            chunk_key_next(service->store, &key, context->tokens.ids + sequence->tokens, chunk->tokens);
+            find_stored(service, chunk, &key);
+        }
+        code = kv_sequence_attach(sequence, chunk);
+        kv_chunk_release(service->pool, chunk);
+    }
+    return code;
+}
+
 int context_load(struct service *service, struct context *context, struct error *error)
 {
     struct journal_context record = {0};
@@ -89,6 +133,13 @@ int context_load(struct service *service, struct context *context, struct error 
     context->tokens = tokens;
     context->base_count = base_count;
     context->computed = record.turn_count ? tokens.count : 0;
+    code = attach_stored(service, context);
+    if (code < 0) {
+        kv_sequence_truncate(&context->sequence, 0);
+        tokens_deinit(&context->tokens);
+        journal_context_deinit(&context->record);
+        return error_set(error, code, "out of memory");
+    }
     context->loaded = true;
     return 0;
 }
@@ -96,9 +147,12 @@ int context_load(struct service *service, struct context *context, struct error 
 void context_publish(struct service *service, struct context *context)
 {
     const struct kv_sequence *sequence = &context->sequence;
-    struct context_shown shown = {.tokens_resident = sequence->tokens};
+    struct context_shown shown = {0};
     for (size_t i = 0; i < sequence->chunk_count; i++) {
         uint8_t level = sequence->chunks[i]->level;
+        if (!level)
+            continue; /* not in memory */
+        shown.tokens_resident += sequence->chunks[i]->tokens;
         shown.bytes += kv_chunk_bytes(kv_pool_geometry(service->pool), level);
         if (level == 16)
             shown.chunks16++;

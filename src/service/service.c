@@ -11,7 +11,7 @@
 #include "base/utf8.h"
 #include "service/service_internal.h"
 
-enum { QUEUE_LIMIT = 256, CONTEXT_LEAST = 64 };
+enum { QUEUE_LIMIT = 256, CONTEXT_LEAST = 64, READS_AT_ONCE = 16 };
 
 /* ---- opening and closing ---- */
 
@@ -61,13 +61,57 @@ static int open_journal(struct service *service, const char *directory, struct e
     return code;
 }
 
+static void release_stored(void *argument, void *stored)
+{
+    segment_unref(((struct service *)argument)->store, stored);
+}
+
 static int open_memory(struct service *service, uint64_t budget_bytes, struct error *error)
 {
     const struct engine_model *model = engine_model(service->engine);
     service->logits = mem_calloc(model->vocabulary, sizeof *service->logits);
     if (!service->logits || kv_pool_create(&model->kv, budget_bytes, &service->pool) < 0)
         return error_set(error, -ENOMEM, "out of memory");
-    return 0;
+    kv_pool_on_release(service->pool, release_stored, service);
+    int code = aio_create(AIO_BEST, READS_AT_ONCE, &service->aio);
+    return code < 0 ? error_set(error, code, "cannot start asynchronous reads: %s", strerror(-code)) : 0;
+}
+
+struct known {
+    struct journal_context *contexts;
+    size_t count;
+};
+
+static bool known_context(void *argument, const char *id)
+{
+    const struct known *known = argument;
+    for (size_t i = 0; i < known->count; i++)
+        if (strcmp(known->contexts[i].id, id) == 0)
+            return true;
+    return false;
+}
+
+/* Chunk files beside the journal. They are a cache: a daemon whose disk refuses them serves without. */
+static int open_store(struct service *service, const char *state_directory, struct error *error)
+{
+    const struct engine_model *model = engine_model(service->engine);
+    struct chunk_geometry geometry = {.layers = model->kv.layers};
+    static const uint8_t levels[4] = {16, 8, 4, 2};
+    struct buffer path = {0};
+    if (!service->policy->stores)
+        return 0;
+    for (int i = 0; i < 4; i++)
+        geometry.layer_bytes[i] = (uint32_t)kv_layer_bytes(&model->kv, levels[i]);
+    struct known known = {0};
+    int code = journal_context_list(service->journal, NULL, &known.contexts, &known.count, error);
+    if (code == 0 && (code = buffer_printf(&path, "%s/chunks", state_directory)) < 0)
+        error_set(error, code, "out of memory");
+    if (code == 0)
+        code = chunk_store_open(path.data, model->fingerprint, &geometry, known_context, &known,
+                                &service->store, error);
+    journal_contexts_free(known.contexts, known.count);
+    buffer_deinit(&path);
+    return code;
 }
 
 static int start(struct service *service, struct error *error)
@@ -81,9 +125,23 @@ static int start(struct service *service, struct error *error)
     code = condition_init(&service->idle);
     if (code < 0)
         goto no_idle;
+    code = condition_init(&service->write);
+    if (code < 0)
+        goto no_write;
+    code = -pthread_create(&service->writer, NULL, swapout_main, service);
+    if (code < 0)
+        goto no_writer;
     code = -pthread_create(&service->worker, NULL, worker_main, service);
     if (code == 0)
         return 0;
+    pthread_mutex_lock(&service->lock);
+    service->writer_quit = true;
+    pthread_cond_signal(&service->write);
+    pthread_mutex_unlock(&service->lock);
+    pthread_join(service->writer, NULL);
+no_writer:
+    pthread_cond_destroy(&service->write);
+no_write:
     pthread_cond_destroy(&service->idle);
 no_idle:
     pthread_cond_destroy(&service->work);
@@ -95,8 +153,10 @@ no_lock:
 
 static void release(struct service *service)
 {
-    journal_close(service->journal);
+    aio_destroy(service->aio);
     kv_pool_destroy(service->pool);
+    chunk_store_close(service->store);
+    journal_close(service->journal);
     mem_free(service->logits);
     engine_close(service->engine);
     mem_free(service);
@@ -119,6 +179,8 @@ int service_open(const struct service_options *options, struct service **out, st
         code = open_memory(service, options->kv_budget_bytes, error);
     if (code == 0)
         code = open_journal(service, options->state_directory, error);
+    if (code == 0)
+        code = open_store(service, options->state_directory, error);
     if (code == 0)
         code = start(service, error);
     if (code < 0)
@@ -167,7 +229,14 @@ void service_close(struct service *service)
     pthread_cond_signal(&service->work);
     pthread_mutex_unlock(&service->lock);
     pthread_join(service->worker, NULL);
+    pthread_mutex_lock(&service->lock);
+    service->writer_quit = true;
+    pthread_cond_signal(&service->write);
+    pthread_mutex_unlock(&service->lock);
+    pthread_join(service->writer, NULL);
     queue_deinit(&service->queue);
+    buffer_deinit(&service->deleted);
+    pthread_cond_destroy(&service->write);
     pthread_cond_destroy(&service->idle);
     pthread_cond_destroy(&service->work);
     pthread_mutex_destroy(&service->lock);
@@ -392,7 +461,9 @@ int service_context_delete(struct service *service, const char *owner, const cha
     pthread_mutex_lock(&service->lock);
     if (code == 0) {
         service->status.contexts--;
-        service->sweep = true; /* its KV is the worker's to drop */
+        service->sweep =
+            true; /* its KV is the worker's to drop; its files, if memory is short, the next start's */
+        (void)buffer_append(&service->deleted, context->id, JOURNAL_ID_BYTES);
         pthread_cond_signal(&service->work);
     } else {
         context->deleted = false;

@@ -105,6 +105,7 @@ struct call_result {
     uint64_t chunks_resident, chunks_loaded,
         chunks_recomputed; /* of the context's, at the start of the call */
     double queue_ms;       /* waiting for its turn */
+    double stall_ms;       /* of restoring: the computation waited for reads */
     double switch_ms;      /* from its turn until the context was usable */
     double prompt_ms;      /* processing the new prompt */
     double ttft_ms;        /* from arrival to the first token of the reply */

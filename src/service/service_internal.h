@@ -11,10 +11,15 @@
 #include <stdatomic.h>
 
 #include "kv/evict.h"
+#include "kv/plan.h"
+#include "kv/policy.h"
+#include "kv/rates.h"
 #include "kv/sequence.h"
+#include "os/aio.h"
 #include "service/queue.h"
 #include "service/service.h"
 #include "service/transcript.h"
+#include "store/chunkfile.h"
 
 /* A context that is in use: it has jobs, or KV in memory. All others exist in the journal only. It lives
  * while jobs > 0 or resident. */
@@ -38,6 +43,7 @@ struct context {
                         now is recomputing; >= sequence.tokens */
     struct kv_sequence sequence; /* worker: KV of the first sequence.tokens of tokens */
     uint64_t last_used;          /* worker: service->tick then */
+    bool unsaved;                /* worker: it may have chunks to be written ahead of time */
 };
 
 enum call_kind { CALL_KIND_TURN, CALL_KIND_PREPARE, CALL_KIND_FORK };
@@ -87,16 +93,32 @@ struct service {
     pthread_cond_t idle; /* others wait: a call came to its end */
     struct queue queue;
     struct context *table;
-    struct call *calls;           /* not done yet */
-    struct call *running;         /* NULL: none */
-    bool stopping;                /* nothing new is taken */
-    bool quit;                    /* the worker shall end */
-    bool sweep;                   /* the worker shall look for deleted contexts and a lowered budget */
+    struct call *calls;   /* not done yet */
+    struct call *running; /* NULL: none */
+    bool stopping;        /* nothing new is taken */
+    bool quit;            /* the worker shall end */
+    bool sweep;           /* the worker shall look for deleted contexts and a lowered budget */
+    struct buffer
+        deleted; /* lock: ids of deleted contexts, JOURNAL_ID_BYTES each; the worker drops their files */
     struct service_status status; /* its counters */
 
-    struct context *resident; /* worker */
-    uint64_t tick;            /* worker: goes up with every job */
-    float *logits;            /* worker: a vocabulary of them */
+    struct swapout *swapping; /* lock: handed to the writer, NULL: none */
+    bool swapped;             /* lock: the writer is done with it */
+    bool writer_quit;         /* lock */
+    pthread_cond_t write;     /* the writer waits */
+    pthread_t writer;
+
+    const struct kv_policy *policy; /* fixed */
+    enum plan_mode plan_mode;       /* fixed */
+    double plan_share;              /* fixed: of PLAN_FORCED */
+    bool evict_all;                 /* fixed: the stress option */
+    struct chunk_store *store;      /* worker, and the writer in segment_write; NULL: nothing is stored */
+    struct aio *aio;                /* worker */
+    struct plan_rates rates;        /* worker */
+    uint64_t mark;                  /* worker */
+    struct context *resident;       /* worker */
+    uint64_t tick;                  /* worker: goes up with every job */
+    float *logits;                  /* worker: a vocabulary of them */
 };
 
 /* ---- context.c: the table, and a context's tokens ---- */
@@ -113,6 +135,11 @@ void context_publish(struct service *service, struct context *context);
 
 /* ---- residency.c: the worker's memory ---- */
 
+/* Room for `need` more bytes of the running context: evicts others as far as that takes. */
+int residency_make_room(struct service *service, uint64_t need, struct error *error);
+/* Whether any chunk in memory or known to be stored lies in the segment. */
+bool residency_uses(const struct service *service, const struct segment *segment);
+void residency_evict_all(struct service *service); /* the stress option: nothing stays */
 /* Room for positions up to `end` of context, which is the running one: evicts others as far as that takes
  * (invariants 2 and 3). -ENOSPC where the budget cannot hold it even alone. */
 int residency_reserve(struct service *service, struct context *context, size_t end, struct error *error);
@@ -135,6 +162,10 @@ struct turn {
     size_t prompt_end;    /* tokens with it */
     uint64_t window_turn; /* after sliding */
     size_t old_computed;
+    uint64_t recount;         /* chunks that sliding makes be computed again */
+    size_t recomputed_tokens; /* by restoring */
+    struct kv_chunk **bad;    /* restore: found unreadable in this attempt */
+    size_t bad_count;
     bool slid;
     struct tokens old_tokens; /* if slid: the sequence before */
     size_t old_base_count;
@@ -148,6 +179,22 @@ int turn_prepare(struct turn *turn);                          /* restore only */
 int turn_generate(struct turn *turn);                         /* from service->logits on */
 int turn_compute(struct turn *turn, size_t end, bool logits); /* KV of positions up to end */
 int turn_cancelled(struct turn *turn);                        /* 0, or the code to end with, its text set */
+
+/* ---- restore.c ---- */
+
+/* Brings back all that is missing of positions before sequence.tokens, and in the same pass computes those up
+ * to `end`, with the logits after the last into service->logits if asked for. Moves sequence.tokens to end.
+ */
+int restore_run(struct turn *turn, size_t end, bool logits);
+
+/* ---- swapout.c ---- */
+
+struct swapout;
+void *swapout_main(void *service); /* the writer */
+bool swapout_start(struct service *service,
+                   struct context *context);             /* false: nothing to write, or one is under way */
+bool swapout_finish(struct service *service, bool wait); /* takes in what was written; false: nothing was */
+void swapout_next(struct service *service); /* starts one for a context that has unsaved chunks */
 
 /* ---- call.c ---- */
 

@@ -101,6 +101,12 @@ static bool must_sweep(struct service *service)
     return sweep;
 }
 
+/* Whether something came in since the worker looked. Under the lock. */
+static bool must_tend(const struct service *service)
+{
+    return service->sweep || service->swapped;
+}
+
 void *worker_main(void *argument)
 {
     struct service *service = argument;
@@ -111,22 +117,29 @@ void *worker_main(void *argument)
             residency_sweep(service);
             pthread_mutex_lock(&service->lock);
         }
+        pthread_mutex_unlock(&service->lock);
+        swapout_finish(service, false);
+        swapout_next(service);
+        pthread_mutex_lock(&service->lock);
         struct queue_item *item = queue_pop(&service->queue);
         if (item) {
             struct call *call = service->running = call_of(item);
             struct call_result result = {0};
             pthread_mutex_unlock(&service->lock);
             run(service, call, &result);
+            if (service->evict_all)
+                residency_evict_all(service);
             pthread_mutex_lock(&service->lock);
             service->running = NULL;
             call_finish(call, &result);
         } else if (service->quit) {
             break;
-        } else {
+        } else if (!must_tend(service)) {
             pthread_cond_wait(&service->work, &service->lock);
         }
     }
     pthread_mutex_unlock(&service->lock);
+    swapout_finish(service, true);
     residency_drop_all(service);
     return NULL;
 }
