@@ -69,6 +69,12 @@ struct engine_batch {
 };
 int engine_forward(struct engine *engine, const struct engine_batch *batch, struct error *error);
 
+/* Writes the K and V of a chunk's first `tokens` slots at a lower level into `to` (kv_chunk_bytes(to_level)
+ * bytes). Returns the squared error that added. Safe beside engine_forward as long as `from` is not written.
+ */
+double engine_lower(const struct engine *engine, const void *from, uint8_t from_level, uint8_t tokens,
+                    void *to, uint8_t to_level);
+
 /* Tokens the engine takes through the layers at once; longer batches are cut. */
 enum { ENGINE_BATCH = 256 };
 

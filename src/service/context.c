@@ -44,7 +44,8 @@ static void find_stored(struct service *service, struct kv_chunk *chunk, const s
     if (chunk_store_find(service->store, key, &segment, &index) < 0)
         return;
     const struct segment_chunk *stored = segment_chunk(segment, index);
-    if (stored->level != service->kv_level || stored->tokens != chunk->tokens) {
+    bool lowered = service->policy->levels.rule != LEVELS_KEEP && stored->level < service->kv_level;
+    if ((stored->level != service->kv_level && !lowered) || stored->tokens != chunk->tokens) {
         segment_unref(service->store, segment); /* written under another policy */
         return;
     }

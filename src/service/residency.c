@@ -210,6 +210,8 @@ static struct context *oldest(struct service *service, bool dirty_only)
 static bool flush(struct service *service, struct context *context)
 {
     swapout_finish(service, true);
+    while (context && settle_context(service, context))
+        ;
     return context && swapout_start(service, context) && swapout_finish(service, true);
 }
 

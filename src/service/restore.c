@@ -339,6 +339,8 @@ static int run_pass(struct restore *r, bool logits)
         .cancel = &turn->call->cancel,
         .gate = ahead ? NULL : gate,
         .gate_argument = r,
+        .density_tokens =
+            turn->service->policy->levels.rule == LEVELS_KEEP ? 0 : r->tokens.count - r->recomputed_tokens,
     };
     return engine_forward(turn->service->engine, &batch, &turn->result->error);
 }

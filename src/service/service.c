@@ -70,7 +70,8 @@ static int open_memory(struct service *service, uint64_t budget_bytes, struct er
 {
     const struct engine_model *model = engine_model(service->engine);
     service->logits = mem_calloc(model->vocabulary, sizeof *service->logits);
-    if (!service->logits || kv_pool_create(&model->kv, budget_bytes, &service->pool) < 0)
+    service->lowered = mem_aligned(64, kv_chunk_bytes(&model->kv, 8));
+    if (!service->logits || !service->lowered || kv_pool_create(&model->kv, budget_bytes, &service->pool) < 0)
         return error_set(error, -ENOMEM, "out of memory");
     kv_pool_on_release(service->pool, release_stored, service);
     int code = aio_create(AIO_BEST, READS_AT_ONCE, &service->aio);
@@ -158,6 +159,7 @@ static void release(struct service *service)
     chunk_store_close(service->store);
     journal_close(service->journal);
     mem_free(service->logits);
+    mem_free(service->lowered);
     engine_close(service->engine);
     mem_free(service);
 }

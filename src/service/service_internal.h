@@ -116,6 +116,7 @@ struct service {
     struct aio *aio;                /* worker */
     struct plan_rates rates;        /* worker */
     uint64_t mark;                  /* worker */
+    void *lowered;                  /* worker: room for a chunk below level 16 */
     struct context *resident;       /* worker */
     uint64_t tick;                  /* worker: goes up with every job */
     float *logits;                  /* worker: a vocabulary of them */
@@ -187,6 +188,13 @@ int turn_cancelled(struct turn *turn);                        /* 0, or the code 
  */
 int restore_run(struct turn *turn, size_t end, bool logits);
 
+/* ---- settle.c ---- */
+
+/* Lowers and writes what calls left, for about limit_ms at most. True: there is more to do. */
+bool settle_run(struct service *service, unsigned limit_ms);
+/* One step of lowering on this context. False: nothing is left to lower. */
+bool settle_context(struct service *service, struct context *context);
+
 /* ---- swapout.c ---- */
 
 struct swapout;
@@ -194,7 +202,6 @@ void *swapout_main(void *service); /* the writer */
 bool swapout_start(struct service *service,
                    struct context *context);             /* false: nothing to write, or one is under way */
 bool swapout_finish(struct service *service, bool wait); /* takes in what was written; false: nothing was */
-void swapout_next(struct service *service); /* starts one for a context that has unsaved chunks */
 
 /* ---- call.c ---- */
 

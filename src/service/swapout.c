@@ -143,18 +143,6 @@ bool swapout_start(struct service *service, struct context *context)
     return true;
 }
 
-void swapout_next(struct service *service)
-{
-    if (!service->policy->ahead || service->swapping)
-        return;
-    for (struct context *context = service->resident; context; context = context->next_resident)
-        if (context->unsaved) {
-            context->unsaved = false;
-            if (swapout_start(service, context))
-                return;
-        }
-}
-
 /* The segment takes the place of where the chunk was stored before; a segment that no chunk of the context
  * uses any more is removed. */
 static void place(struct service *service, struct swapout *out, size_t i)

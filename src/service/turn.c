@@ -25,6 +25,7 @@ int turn_compute(struct turn *turn, size_t end, bool logits)
         .logits_from = logits ? count - 1 : count,
         .logits = logits ? turn->service->logits : NULL,
         .cancel = &turn->call->cancel,
+        .density_tokens = turn->service->policy->levels.rule == LEVELS_KEEP ? 0 : count,
     };
     int code = engine_forward(turn->service->engine, &batch, &turn->result->error);
     if (code == -ECANCELED)

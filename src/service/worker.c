@@ -8,6 +8,8 @@
 #include "base/memory.h"
 #include "service/service_internal.h"
 
+enum { SETTLE_MS = 3 }; /* what the next call may have to wait for the last one's settling */
+
 /* Lets the copy begin with the source's chunks. It can always be computed from its tokens instead, so nothing
  * that goes wrong here matters. */
 static void share(struct service *service, struct context *source, const struct journal_context *record)
@@ -119,7 +121,7 @@ void *worker_main(void *argument)
         }
         pthread_mutex_unlock(&service->lock);
         swapout_finish(service, false);
-        swapout_next(service);
+        bool more = settle_run(service, SETTLE_MS);
         pthread_mutex_lock(&service->lock);
         struct queue_item *item = queue_pop(&service->queue);
         if (item) {
@@ -134,7 +136,7 @@ void *worker_main(void *argument)
             call_finish(call, &result);
         } else if (service->quit) {
             break;
-        } else if (!must_tend(service)) {
+        } else if (!more && !must_tend(service)) {
             pthread_cond_wait(&service->work, &service->lock);
         }
     }
