@@ -1,5 +1,6 @@
 #include "kv/chunk.h"
 
+#include <assert.h>
 #include <errno.h>
 
 #include "base/memory.h"
@@ -20,6 +21,7 @@ void kv_chunk_release(struct kv_pool *pool, struct kv_chunk *chunk)
 {
     if (!chunk || --chunk->references)
         return;
+    assert(!chunk->writing); /* who writes it holds a reference */
     if (chunk->data)
         kv_pool_reclaim(pool, chunk->data, chunk->level);
     kv_chunk_forget_stored(pool, chunk);
@@ -29,6 +31,7 @@ void kv_chunk_release(struct kv_pool *pool, struct kv_chunk *chunk)
 int kv_chunk_claim(struct kv_pool *pool, struct kv_chunk *chunk, uint8_t level)
 {
     int code = -ENOMEM;
+    assert(!chunk->data);
     void *data = kv_pool_claim(pool, level, &code);
     if (!data)
         return code;
@@ -39,6 +42,7 @@ int kv_chunk_claim(struct kv_pool *pool, struct kv_chunk *chunk, uint8_t level)
 
 void kv_chunk_drop(struct kv_pool *pool, struct kv_chunk *chunk)
 {
+    assert(chunk->data && !chunk->locked && !chunk->writing); /* invariant 3 */
     kv_pool_reclaim(pool, chunk->data, chunk->level);
     chunk->data = NULL;
     chunk->level = 0;
@@ -46,6 +50,7 @@ void kv_chunk_drop(struct kv_pool *pool, struct kv_chunk *chunk)
 
 void kv_chunk_replace(struct kv_pool *pool, struct kv_chunk *chunk, void *data, uint8_t level)
 {
+    assert(chunk->data && !chunk->writing);
     kv_pool_reclaim(pool, chunk->data, chunk->level);
     chunk->data = data;
     chunk->level = level;
@@ -56,6 +61,7 @@ void kv_chunk_forget_stored(struct kv_pool *pool, struct kv_chunk *chunk)
     if (chunk->stored)
         kv_pool_release_stored(pool, chunk->stored);
     chunk->stored = NULL;
+    chunk->stored_index = 0;
     chunk->stored_level = chunk->stored_tokens = 0;
 }
 

@@ -1,16 +1,18 @@
 /* One chunk: where it is, at which level, and how much attention it gets.
  *
- *   resident     data != NULL: data holds slots 0 .. tokens - 1 at `level`
- *   stored       stored != NULL: a copy of stored_tokens slots at stored_level lies on flash
- *   clean        resident, stored, and stored_level == level and stored_tokens == tokens: dropping it does no
- * I/O lost         neither: its K and V are recomputed from the context's tokens (invariant 6)
+ *   resident: data != NULL; data holds slots 0 .. tokens - 1 at `level`
+ *   stored:   stored != NULL; a copy of stored_tokens slots at stored_level lies on flash
+ *   clean:    resident, and the copy has the same level and tokens; no I/O to drop it
+ *   lost:     neither; its K and V are recomputed from the context's tokens (invariant 6)
+ * A copy of fewer tokens than the chunk has now is of no use to a restore.
  *
  * density (Eq. 1) = received / rows x 2^-18: `received` sums, over layers, heads and the query rows that
  * could see them, the probabilities its tokens were given (attention.h's units); `rows` counts those (token,
  * row, head, layer).
  *
- * Counted references: sequences that hold it. Owned and touched by one thread, the worker; a chunk that is
- * being written (writing) keeps its data until that ends. */
+ * Counted references: sequences that hold it, and whoever writes it to flash: a chunk that is being written
+ * (writing) keeps its data until that ends, and a sequence that goes on in it copies it, as if it were
+ * shared. Owned and touched by one thread, the worker. */
 #ifndef LLMS_KV_CHUNK_H
 #define LLMS_KV_CHUNK_H
 
@@ -33,7 +35,7 @@ struct kv_chunk {
     uint32_t stored_index;
     uint64_t received, rows;
     uint64_t last_used;
-    uint64_t mark; /* for walks that must see a shared chunk once */
+    uint64_t mark;    /* for walks that must see a shared chunk once */
     double damage[4]; /* squared error measured when lowered to level 16, 8, 4, 2; negative: not known */
 };
 

@@ -45,10 +45,12 @@ size_t kv_sequence_reserve_bytes(const struct kv_sequence *sequence, size_t end,
     if (need > sequence->chunk_count)
         bytes = (need - sequence->chunk_count) * kv_chunk_bytes(geometry, level);
     struct kv_chunk **tail = written_tail(sequence, end);
-    return bytes + (tail && (*tail)->references > 1 ? kv_chunk_bytes(geometry, (*tail)->level) : 0);
+    return bytes +
+           (tail && (*tail)->data && (*tail)->references > 1 ? kv_chunk_bytes(geometry, (*tail)->level) : 0);
 }
 
-/* A resident copy of a shared chunk, with one reference. */
+/* A resident copy of a shared chunk, with one reference. It is not stored, and what lowering it would cost is
+ * not known: it is about to be written on. */
 static int copy_chunk(struct kv_pool *pool, const struct kv_chunk *chunk, struct kv_chunk **out)
 {
     struct kv_chunk *copy = kv_chunk_create(chunk->position);
@@ -91,6 +93,7 @@ int kv_sequence_reserve(struct kv_sequence *sequence, size_t end, uint8_t level)
         sequence->chunks[sequence->chunk_count++] = chunk;
     }
     if (copy) {
+        (*tail)->locked = false; /* the running call's lock goes over to the copy */
         kv_chunk_release(sequence->pool, *tail);
         *tail = copy;
     }
@@ -114,7 +117,7 @@ void kv_sequence_advance(struct kv_sequence *sequence, size_t tokens)
 int kv_sequence_attach(struct kv_sequence *sequence, struct kv_chunk *chunk)
 {
     if (sequence->tokens % KV_CHUNK_TOKENS || sequence->chunk_count != sequence->tokens / KV_CHUNK_TOKENS ||
-        chunk->position != sequence->tokens)
+        chunk->position != sequence->tokens || chunk->tokens == 0)
         return -EINVAL;
     if (room_for(sequence, sequence->chunk_count + 1) < 0)
         return -ENOMEM;

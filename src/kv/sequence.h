@@ -26,8 +26,8 @@ void kv_sequence_deinit(struct kv_sequence *sequence); /* lets go of all chunks 
 
 /* Makes positions [sequence->tokens, end) writable at `level`: claims new chunks, copies a shared last one.
  * The last chunk, if partly filled, must be resident and at a level that can be written (16 or 8). All or
- * nothing: 0, -ENOMEM, -ENOSPC where the pool's budget is exhausted (evict, then call again), -EINVAL for the
- * rule just stated. */
+ * nothing, and the lock of a shared last chunk goes over to its copy: 0, -ENOMEM, -ENOSPC where the pool's
+ * budget is exhausted (evict, then call again), -EINVAL for the rule just stated. */
 int kv_sequence_reserve(struct kv_sequence *sequence, size_t end, uint8_t level);
 /* Bytes that kv_sequence_reserve would claim. */
 size_t kv_sequence_reserve_bytes(const struct kv_sequence *sequence, size_t end, uint8_t level);
@@ -36,12 +36,14 @@ size_t kv_sequence_reserve_bytes(const struct kv_sequence *sequence, size_t end,
 void kv_sequence_advance(struct kv_sequence *sequence, size_t tokens);
 
 /* Appends a chunk that exists (a reference is taken): sequence->tokens must be a multiple of 16 and
- * chunk->position. The chunk counts as computed. 0 or -ENOMEM. */
+ * chunk->position, with nothing reserved behind, and the chunk not empty (else -EINVAL). The chunk counts as
+ * computed. 0 or -ENOMEM. */
 int kv_sequence_attach(struct kv_sequence *sequence, struct kv_chunk *chunk);
 
 /* Keeps the first `tokens` positions and lets go of chunks behind them (0: of everything). A chunk cut in the
- * middle is not stored any more; if it is shared and resident it is left to the others and this sequence
- * loses it too. */
+ * middle is not stored any more; if it is shared, not resident, or at a level that cannot be written on, this
+ * sequence lets go of it too, and sequence->tokens is then the multiple of 16 before it. A chunk that others
+ * hold keeps its lock: the running call takes its locks off before it truncates. */
 void kv_sequence_truncate(struct kv_sequence *sequence, size_t tokens);
 
 /* Makes `copy` (initialised, empty) hold the same chunks. 0 or -ENOMEM. */
