@@ -107,6 +107,7 @@ static void choose(struct restore *r, size_t end)
         if (!r->recompute[i])
             r->loads[r->load_count++] = r->missing[i];
     r->turn->result->chunks_loaded = plan.loaded;
+    r->turn->result->plan_ms = plan.total_s * 1e3;
     r->turn->result->chunks_recomputed += plan.recomputed;
 }
 
@@ -367,6 +368,7 @@ static void finish(struct restore *r, int code)
         mem_free(r->slots[s].reads);
         mem_free(r->slots[s].ranges);
     }
+    r->turn->result->bytes_read += r->bytes;
     for (size_t i = 0; i < r->count && code < 0; i++)
         if (r->missing[i]->data) /* claimed here and not whole */
             kv_chunk_drop(r->sequence->pool, r->missing[i]);

@@ -104,6 +104,8 @@ struct call_result {
     uint64_t turns_dropped;  /* slid out by this call */
     uint64_t chunks_resident, chunks_loaded,
         chunks_recomputed; /* of the context's, at the start of the call */
+    uint64_t bytes_read;   /* from flash, by restoring */
+    double plan_ms;        /* what the plan of restoring predicted for its pass */
     double queue_ms;       /* waiting for its turn */
     double stall_ms;       /* of restoring: the computation waited for reads */
     double switch_ms;      /* from its turn until the context was usable */
