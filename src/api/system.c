@@ -31,14 +31,15 @@ void route_status(struct exchange *exchange)
     service_status(exchange->service, &s);
     answer_json(
         &exchange->answer, 200,
-        json_pack("{s:s,s:I,s:o,s:{s:I,s:I,s:I},s:{s:I,s:I,s:I},s:{s:I,s:I,s:I,s:I,s:I},s:{s:I,s:I,s:"
+        json_pack("{s:s,s:I,s:o,s:{s:I,s:I,s:I,s:s,s:I},s:{s:I,s:I,s:I},s:{s:I,s:I,s:I,s:I,s:I},s:{s:I,s:I,s:"
                   "I},s:I,s:s}",
                   "version", exchange->version, "uptime_ms", (json_int_t)s.uptime_ms, "model",
                   model_json(service_model(exchange->service), s.context_length), "kv", "budget_bytes",
                   (json_int_t)s.kv_budget_bytes, "resident_bytes", (json_int_t)s.kv_resident_bytes, "level",
-                  (json_int_t)s.kv_level, "contexts", "total", (json_int_t)s.contexts, "resident",
-                  (json_int_t)s.contexts_resident, "per_app_limit", (json_int_t)s.contexts_per_app, "calls",
-                  "running", (json_int_t)s.calls_running, "waiting", (json_int_t)s.calls_waiting, "total",
+                  (json_int_t)s.kv_level, "policy", s.policy, "stored_bytes", (json_int_t)s.stored_bytes,
+                  "contexts", "total", (json_int_t)s.contexts, "resident", (json_int_t)s.contexts_resident,
+                  "per_app_limit", (json_int_t)s.contexts_per_app, "calls", "running",
+                  (json_int_t)s.calls_running, "waiting", (json_int_t)s.calls_waiting, "total",
                   (json_int_t)s.calls_total, "failed", (json_int_t)s.calls_failed, "cancelled",
                   (json_int_t)s.calls_cancelled, "tokens", "prompt", (json_int_t)s.prompt_tokens_total,
                   "reply", (json_int_t)s.reply_tokens_total, "recomputed",

@@ -2,6 +2,9 @@
  * needed. */
 #include "kv/evict.h"
 
+#include <errno.h>
+#include <string.h>
+
 struct heap {
     const struct evict_candidate *candidates;
     enum evict_order order;
@@ -73,4 +76,15 @@ size_t evict_choose(enum evict_order order, uint64_t now, const struct evict_can
         out[j] = swap;
     }
     return chosen;
+}
+
+int evict_order_find(const char *name, enum evict_order *order)
+{
+    static const char *const names[] = {[EVICT_LCTRU] = "lctru", [EVICT_LRU] = "lru", [EVICT_COST] = "cost"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0) {
+            *order = (enum evict_order)i;
+            return 0;
+        }
+    return -EINVAL;
 }

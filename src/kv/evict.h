@@ -20,6 +20,8 @@ enum evict_order {
                     probability that goes down like 1 / n, as it does where popularity is uneven (Zipf) */
 };
 
+int evict_order_find(const char *name, enum evict_order *order); /* "lctru", "lru", "cost": 0; else -EINVAL */
+
 struct evict_candidate {
     uint64_t last_used; /* on a clock that goes up by one a call */
     uint64_t bytes;     /* freed by dropping it */

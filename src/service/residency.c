@@ -113,7 +113,7 @@ static void publish_all(struct service *service)
 
 static double reload_seconds(const struct service *service, const struct kv_chunk *chunk)
 {
-    const struct plan_rates *rates = &service->rates;
+    const struct plan_rates *rates = &service->rates.now;
     uint64_t bytes = kv_chunk_bytes(kv_pool_geometry(service->pool), chunk->level);
     if (chunk->stored)
         return (double)bytes / rates->io_bytes_per_s;
@@ -236,7 +236,7 @@ static int64_t evict_context(struct service *service)
 static int64_t evict_some(struct service *service, uint64_t need)
 {
     int64_t freed;
-    if (service->policy->whole_contexts)
+    if (service->policy->unit == KV_UNIT_CONTEXT)
         return evict_context(service);
     freed = evict_chunks(service, need, false);
     if (freed != 0)

@@ -98,11 +98,12 @@ static void choose(struct restore *r, size_t end)
         .prompt_position = (uint32_t)r->sequence->tokens,
         .layers = r->layers,
         .mode = service->plan_mode,
+        .serial = !service->policy->overlap,
         .forced_share = service->plan_share,
         .forced_seed = service->tick,
     };
     struct plan plan = {.recompute = r->recompute};
-    plan_choose(&service->rates, &request, &plan);
+    plan_choose(&service->rates.now, &request, &plan);
     for (size_t i = 0; i < r->count; i++)
         if (!r->recompute[i])
             r->loads[r->load_count++] = r->missing[i];
@@ -349,15 +350,15 @@ static int run_pass(struct restore *r, bool logits)
 /* Keeps the rates current: reading where the pass waited for it, computing where it did not. */
 static void observe(struct restore *r, double seconds)
 {
-    struct plan_rates *rates = &r->turn->service->rates;
+    struct rates *rates = &r->turn->service->rates;
     double stall = (double)r->stall_ns / 1e9;
-    uint64_t depth = 0;
+    double depth = 0;
     for (size_t i = 0; i < r->tokens.count; i++)
-        depth += r->positions[i];
+        depth += plan_depth(r->positions[i], 1);
     if (r->bytes && stall > seconds / 4)
         rates_observe_read(rates, r->bytes, r->run_count * r->layers, seconds);
     if (r->tokens.count && stall < seconds / 20)
-        rates_observe_compute(rates, r->tokens.count, (double)depth, seconds);
+        rates_observe_compute(rates, r->tokens.count, depth, seconds);
 }
 
 static void finish(struct restore *r, int code)

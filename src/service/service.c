@@ -3,11 +3,13 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/parse.h"
 #include "base/utf8.h"
 #include "service/service_internal.h"
 
@@ -25,9 +27,7 @@ static int check_options(struct service *service, const struct service_options *
     if (service->context_length < CONTEXT_LEAST)
         return error_set(error, -EINVAL, "a context of %u tokens is too short: %d at least",
                          service->context_length, CONTEXT_LEAST);
-    if (options->kv_level != 16 && options->kv_level != 8)
-        return error_set(error, -EINVAL, "KV is written at level 16 or 8, not %u", options->kv_level);
-    uint64_t chunk = kv_chunk_bytes(&model->kv, options->kv_level);
+    uint64_t chunk = kv_chunk_bytes(&model->kv, service->chosen.write_level);
     if (options->kv_budget_bytes < chunk)
         return error_set(error, -EINVAL,
                          "a KV budget of %" PRIu64 " bytes holds nothing: a chunk is %" PRIu64,
@@ -35,9 +35,49 @@ static int check_options(struct service *service, const struct service_options *
     if (options->kv_budget_bytes / chunk < kv_chunks_of(service->context_length))
         log_warning("the KV budget holds %" PRIu64 " tokens, less than one full context of %u",
                     options->kv_budget_bytes / chunk * KV_CHUNK_TOKENS, service->context_length);
-    service->kv_level = options->kv_level;
+    service->kv_level = service->chosen.write_level;
     service->contexts_per_app = options->contexts_per_app;
     service->queue_limit = options->queue_limit ? options->queue_limit : QUEUE_LIMIT;
+    return 0;
+}
+
+/* LLMS_STRESS=evict, or evict,SHARE: everything leaves memory after each call, and that share (0 to 1) of
+ * what could be read back is recomputed instead. For running the tests under it. */
+static void stress_from_environment(struct service *service)
+{
+    const char *stress = getenv("LLMS_STRESS");
+    if (!stress || strncmp(stress, "evict", 5) != 0)
+        return;
+    service->evict_all = true;
+    if (stress[5] == ',' && parse_double(stress + 6, 0, 1, &service->plan_share) == 0)
+        service->plan_mode = PLAN_FORCED;
+}
+
+static int choose_policy(struct service *service, const struct service_options *options, struct error *error)
+{
+    size_t count;
+    const struct kv_policy *row = options->policy ? kv_policy_find(options->policy) : kv_policy_list(&count);
+    if (!row)
+        return error_set(error, -EINVAL, "there is no policy \"%s\"", options->policy);
+    service->chosen = *row;
+    service->policy = &service->chosen;
+    struct kv_policy *p = &service->chosen;
+    if (options->kv_levels) {
+        p->write_level = options->kv_levels & LEVELS_16 ? 16 : 8;
+        p->levels.allowed = options->kv_levels;
+        if (!(options->kv_levels & (LEVELS_4 | LEVELS_2)))
+            p->levels.rule = LEVELS_KEEP;
+    }
+    if (options->kv_ratio > 0)
+        p->levels.ratio = options->kv_ratio;
+    if (options->evict && evict_order_find(options->evict, &p->evict) < 0)
+        return error_set(error, -EINVAL, "there is no eviction order \"%s\" (lctru, lru and cost are)",
+                         options->evict);
+    service->plan_mode = options->force_split ? PLAN_FORCED : p->plan;
+    service->plan_share = options->recompute_share;
+    service->evict_all = options->evict_all;
+    stress_from_environment(service);
+    rates_init(&service->rates, NULL);
     return 0;
 }
 
@@ -176,7 +216,9 @@ int service_open(const struct service_options *options, struct service **out, st
         goto failed;
     service->rules.chat = engine_model(service->engine)->chat;
     service->rules.tokenizer = engine_tokenizer(service->engine);
-    code = check_options(service, options, error);
+    code = choose_policy(service, options, error);
+    if (code == 0)
+        code = check_options(service, options, error);
     if (code == 0)
         code = open_memory(service, options->kv_budget_bytes, error);
     if (code == 0)
@@ -488,11 +530,13 @@ void service_status(struct service *service, struct service_status *out)
         out->contexts_resident += context->shown.bytes > 0;
     out->calls_running = service->running != NULL;
     out->calls_waiting = service->queue.count;
+    out->stored_bytes = service->stored_bytes;
     pthread_mutex_unlock(&service->lock);
     out->uptime_ms = (uint64_t)clock_ms_since(service->opened_ns);
     out->kv_budget_bytes = kv_pool_budget(service->pool);
     out->kv_resident_bytes = kv_pool_resident(service->pool);
     out->kv_level = service->kv_level;
+    out->policy = service->policy->name;
     out->context_length = service->context_length;
     out->contexts_per_app = service->contexts_per_app;
     out->threads = engine_threads(service->engine);

@@ -23,7 +23,14 @@ struct service_options {
     const char *model_path;
     const char *state_directory;
     uint64_t kv_budget_bytes;
-    uint8_t kv_level;          /* 16 or 8: what KV is written at */
+    const char *policy; /* NULL: the default row of kv/policy.h */
+    const char *evict;  /* NULL: the policy's; lctru, lru or cost */
+    double kv_ratio;    /* 0: the policy's; of INT8, scales counted: 0.5 is 4 bits a value */
+    uint8_t
+        kv_levels; /* 0: the policy's; 16: all FP16; else bits LEVELS_8, LEVELS_4, LEVELS_2 (kv/levels.h) */
+    bool force_split; /* stress: recompute_share of what could be read is recomputed, not what is planned */
+    double recompute_share;    /* 0 to 1 */
+    bool evict_all;            /* stress: everything leaves memory after each call */
     uint32_t context_length;   /* 0: the model's */
     uint32_t contexts_per_app; /* 0: no limit */
     uint32_t queue_limit;      /* calls waiting, all apps together; 0: 256 */
@@ -137,6 +144,8 @@ struct service_status {
     uint64_t contexts, contexts_resident; /* all apps; with any KV in memory */
     uint64_t kv_budget_bytes, kv_resident_bytes;
     uint8_t kv_level;
+    const char *policy;
+    uint64_t stored_bytes; /* chunk files on flash */
     uint32_t context_length, contexts_per_app;
     uint64_t calls_running, calls_waiting;
     uint64_t calls_total, calls_failed, calls_cancelled;

@@ -102,19 +102,21 @@ struct service {
         deleted; /* lock: ids of deleted contexts, JOURNAL_ID_BYTES each; the worker drops their files */
     struct service_status status; /* its counters */
 
+    uint64_t stored_bytes;    /* lock: chunk files on flash, as the worker saw last */
     struct swapout *swapping; /* lock: handed to the writer, NULL: none */
     bool swapped;             /* lock: the writer is done with it */
     bool writer_quit;         /* lock */
     pthread_cond_t write;     /* the writer waits */
     pthread_t writer;
 
-    const struct kv_policy *policy; /* fixed */
+    struct kv_policy chosen;        /* fixed: a row of the table, as the options change it */
+    const struct kv_policy *policy; /* fixed: it */
     enum plan_mode plan_mode;       /* fixed */
     double plan_share;              /* fixed: of PLAN_FORCED */
     bool evict_all;                 /* fixed: the stress option */
     struct chunk_store *store;      /* worker, and the writer in segment_write; NULL: nothing is stored */
     struct aio *aio;                /* worker */
-    struct plan_rates rates;        /* worker */
+    struct rates rates;             /* worker */
     uint64_t mark;                  /* worker */
     void *lowered;                  /* worker: room for a chunk below level 16 */
     struct context *resident;       /* worker */

@@ -107,7 +107,10 @@ static bool lower_one(struct service *service, struct context *context)
 
 bool settle_context(struct service *service, struct context *context)
 {
-    return lowers(service) && (measure_one(service, context) || lower_one(service, context));
+    if (!lowers(service))
+        return false;
+    bool measured = service->policy->levels.rule == LEVELS_DAMAGE && measure_one(service, context);
+    return measured || lower_one(service, context);
 }
 
 static bool step(struct service *service)

@@ -184,6 +184,10 @@ bool swapout_finish(struct service *service, bool wait)
         place(service, out, i);
     if (out->code == 0)
         segment_unref(service->store, out->written);
+    chunk_store_trim(service->store);
+    pthread_mutex_lock(&service->lock);
+    service->stored_bytes = chunk_store_bytes(service->store);
+    pthread_mutex_unlock(&service->lock);
     destroy(service, out);
     return true;
 }

@@ -207,6 +207,8 @@ static void roll_back(struct turn *turn)
 {
     struct context *context = turn->context;
     size_t keep = turn->before;
+    for (size_t i = 0; i < context->sequence.chunk_count; i++)
+        context->sequence.chunks[i]->locked = false;
     if (turn->slid) {
         keep = common_prefix(&context->tokens, &turn->old_tokens);
         if (keep > turn->before)

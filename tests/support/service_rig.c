@@ -40,7 +40,7 @@ struct service_options rig_options(const char *directory)
     return (struct service_options){.model_path = rig_model(),
                                     .state_directory = directory,
                                     .kv_budget_bytes = UINT64_C(256) << 20,
-                                    .kv_level = 16,
+                                    .kv_levels = LEVELS_16,
                                     .threads = 2};
 }
 

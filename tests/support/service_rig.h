@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "base/array.h"
+#include "kv/levels.h"
 #include "service/service.h"
 
 /* A new directory; in memory where there is a file system for it. rig_remove deletes it with all in it. */

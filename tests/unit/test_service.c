@@ -188,7 +188,7 @@ static void switch_contexts(uint8_t level, const char *expected[TURNS])
     enum { CONTEXTS = 3 };
     char ids[CONTEXTS][JOURNAL_ID_BYTES], more[JOURNAL_ID_BYTES];
     struct service_options options = rig_options(directory);
-    options.kv_level = level;
+    options.kv_levels = level == 16 ? LEVELS_16 : LEVELS_8;
     options.kv_budget_bytes = 20 * (level == 16 ? 49152 : 26112); /* 320 tokens of pocket */
     struct service *service = rig_open(&options);
     struct service_status status;
@@ -963,8 +963,8 @@ static void test_bad_options(void **state)
     options.model_path = "/nonexistent.gguf";
     not_opened(&options, -ENOENT, "/nonexistent.gguf");
     options = good;
-    options.kv_level = 4;
-    not_opened(&options, -EINVAL, "level 16 or 8");
+    options.policy = "none";
+    not_opened(&options, -EINVAL, "no policy \"none\"");
     options = good;
     options.kv_budget_bytes = 10;
     not_opened(&options, -EINVAL, "KV budget");
