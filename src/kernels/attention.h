@@ -7,14 +7,18 @@
  * chunk's 16 scores come out as one vector with no sum across lanes.) All the block's K and V of head h start
  * at h * kv_head_bytes(level, dim) (kv/geometry.h); 64-byte aligned.
  *
- * Levels 4 and 2: kernels/codec.h. Their scores are taken with the rotated query, their weighted V is summed
- * apart and rotated back once, then added to that of levels 16 and 8.
+ * Levels 4 and 2 hold K and V rotated (kernels/codec.h): their scores are taken with the rotated query, their
+ * weighted V is summed apart and rotated back once.
  *
- * Canonical order, per query and head: score[t] = (sum over d ascending, fused, of q[d] * K[d][t]) * scale
- * (then
- * * K scale at level 8, before the 1/sqrt(dim) factor); m = max of visible scores; p[t] = exp(score[t] - m)
- * by the kernels' own polynomial; total summed in 16 lanes by t mod 16, lanes then added in a fixed tree;
- * out[d] = (sum over t ascending, fused, of p[t] (* V scale) * V[t][d]) / total. */
+ * Canonical order, per query and head, x being the query, or at levels 4 and 2 the query rotated:
+ *   score[t] = (sum over d ascending, fused, of x[d] * K[d][t]) * K scale (below level 16) * scale
+ *   m = max of visible scores; p[t] = exp(score[t] - m) by the kernels' own polynomial
+ *   total: of p, in 16 lanes by t mod 16, lanes then added in a fixed tree
+ *   A[d] = sum over t ascending of levels 16 and 8, fused, of w[t] * V[t][d], w[t] = p[t] * V scale (below
+ * 16) B[d] = the same over t of levels 4 and 2 out[d] = A[d] / total, or (A[d] + (R B)[d]) / total where the
+ * query sees a chunk of level 4 or 2 where K and V are the halves (16), the codes (8), or code - mid (4, 2),
+ * all of them exact in float. So what a row gives does not depend on other rows, and where all is at levels
+ * 16 and 8 rotation does not occur. */
 #ifndef LLMS_KERNELS_ATTENTION_H
 #define LLMS_KERNELS_ATTENTION_H
 
@@ -37,20 +41,19 @@ struct attention {
     float *const *out;                    /* queries pointers to [dim] */
     const uint32_t *visible; /* queries counts: row i sees positions 0 .. visible[i] - 1, at least 1 */
     uint32_t *received; /* NULL, or one for each position, rounded up to 16: to each is added, for every row
-                           that sees it, its probability p[t] / total in units of 2^-18, rounded to nearest
-                           even (density, Eq. 1) */
+                           that sees it, its probability p[t] / total in units of 2^-18 (density, Eq. 1):
+                           p[t] * (2^18 / total), rounded once to the nearest integer, ties to even; a row
+                           whose total is not finite adds nothing */
     float *scratch;     /* attention_scratch_floats(max visible) floats, 64-byte aligned */
 };
 
 /* Queries a kernel works on at once; more are done in blocks of so many. */
-enum { ATTENTION_QUERIES = 8 };
-size_t attention_scratch_floats(size_t max_visible);
+enum { ATTENTION_QUERIES = 8, ATTENTION_DIM = 256 };
 
-/* Level 8: the K scales [16], then the V scales [16], behind the codes. */
-static inline const uint16_t *attention_scales(const void *data, size_t dim)
-{
-    return (const uint16_t *)(const void *)((const char *)data + 2 * CHUNK_TOKENS * dim);
-}
+/* The scratch: for each row of a block its query and its B, rotated, ATTENTION_DIM floats each, then the
+ * block's probabilities. */
+enum { ATTENTION_ROTATED = 2 * ATTENTION_QUERIES * ATTENTION_DIM };
+size_t attention_scratch_floats(size_t max_visible);
 
 /* Every kernel table also has
  *
