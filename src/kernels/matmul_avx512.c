@@ -305,61 +305,6 @@ static void matmul_tiled(const struct matmul *m, size_t row_begin, size_t row_en
     }
 }
 
-/* One block's worth of pointers into a packed token, `column` in. */
-static struct few_token few_token_at(const struct plan *p, size_t token, size_t column)
-{
-    const unsigned char *x = (const unsigned char *)p->m->packed + token * p->packed_bytes;
-    size_t columns = p->m->columns;
-    if (p->block == 32)
-        return (struct few_token){(const signed char *)x + column,
-                                  (const float *)(x + pack_q32_scales_at(columns)) + column / 32,
-                                  (const int32_t *)(x + pack_q32_sums_at(columns)) + column / 32};
-    return (struct few_token){(const signed char *)x + column,
-                              (const float *)(x + pack_q256_scales_at(columns)) + column / 256,
-                              (const int16_t *)(x + pack_q256_sums_at(columns)) + column / 16};
-}
-
-/* Fewer than 16 rows, copied a stretch of columns at a time since the kernels always read 16. */
-static void few_last_rows(const struct plan *p, few_fn *run, size_t row, size_t rows, struct few *f)
-{
-    unsigned char copy[TILE_ROWS * TILE_COLUMNS / 32 * 34];
-    f->ahead = NULL;
-    for (size_t column = 0; column < p->m->columns; column += TILE_COLUMNS) {
-        size_t columns = p->m->columns - column < TILE_COLUMNS ? p->m->columns - column : TILE_COLUMNS;
-        f->blocks = columns / p->block;
-        f->rows = whole_rows(p, row, rows, column / p->block * p->block_bytes, f->blocks * p->block_bytes,
-                             copy, &f->stride);
-        for (size_t t = 0; t < p->m->tokens; t++)
-            f->x[t] = few_token_at(p, t, column);
-        run(f);
-    }
-}
-
-static void matmul_few(const struct matmul *m, size_t row_begin, size_t row_end)
-{
-    const struct plan p = plan_of(m);
-    _Alignas(64) float sums[FEW_TOKENS * FEW_ROWS];
-    few_fn *run = few_avx512(m->type, m->tokens);
-    struct few f = {.sums = sums};
-    for (size_t row = row_begin; row < row_end; row += FEW_ROWS) {
-        size_t rows = row_end - row < FEW_ROWS ? row_end - row : FEW_ROWS;
-        memset(sums, 0, sizeof sums);
-        if (rows == FEW_ROWS) {
-            f.rows = (const unsigned char *)m->weights + row * p.row_bytes;
-            f.stride = p.row_bytes;
-            f.blocks = m->columns / p.block;
-            f.ahead = row + 2 * FEW_ROWS <= row_end ? (const char *)f.rows + FEW_ROWS * p.row_bytes : NULL;
-            for (size_t t = 0; t < m->tokens; t++)
-                f.x[t] = few_token_at(&p, t, 0);
-            run(&f);
-        } else {
-            few_last_rows(&p, run, row, rows, &f);
-        }
-        for (size_t t = 0; t < m->tokens; t++)
-            memcpy(m->out + t * m->out_stride + row, sums + t * FEW_ROWS, rows * sizeof *sums);
-    }
-}
-
 void matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end)
 {
     if (m->tokens == 0)
@@ -367,7 +312,7 @@ void matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end)
     if (kernels_pack_of(m->type) == PACK_F32)
         float_matmul_avx512(m, row_begin, row_end);
     else if (m->tokens <= FEW_TOKENS)
-        matmul_few(m, row_begin, row_end);
+        few_matmul_avx512(m, row_begin, row_end);
     else
         matmul_tiled(m, row_begin, row_end);
 }
