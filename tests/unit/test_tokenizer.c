@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include "base/memory.h"
-#include "base/random.h"
 #include "os/file.h"
 #include "support/vocabulary.h"
 
@@ -608,132 +607,6 @@ static void test_long(void **state)
     free(text);
 }
 
-/* Whichever allocation fails, PCRE2's among them: an error and nothing half done, or the right result (the
- * compiler of patterns to machine code may fail and is not needed). */
-static void test_create_out_of_memory(void **state)
-{
-    (void)state;
-    for (int model = 0; model < 3; model++) {
-        struct gguf_build build = {0};
-        if (model == 2)
-            vocabulary_spm(&build, pieces, COUNT(pieces));
-        else
-            vocabulary_bpe(&build, model ? "deepseek-llm" : "llama-bpe", hello_merges, COUNT(hello_merges),
-                           specials, COUNT(specials));
-        const struct buffer *file = gguf_build_finish(&build);
-        struct gguf *gguf;
-        assert_int_equal(gguf_parse(file->data, file->length, &gguf, NULL), 0);
-        for (int persistent = 0; persistent < 2; persistent++) {
-            long failures = 0;
-            for (long n = 1;; n++) {
-                struct tokenizer *tokenizer = NULL;
-                struct error error = {0};
-                mem_fault_set(n, persistent);
-                int status = tokenizer_create(gguf, &tokenizer, &error);
-                bool hit = mem_fault_hits() > 0;
-                mem_fault_set(0, false);
-                assert_true(status == 0 || (hit && status == -ENOMEM && error.code == -ENOMEM));
-                assert_int_equal(status == 0, tokenizer != NULL);
-                if (tokenizer && model == 0)
-                    expect(tokenizer, "hello hell", false, false, HELLO, ' ', HELL);
-                tokenizer_destroy(tokenizer);
-                failures += status < 0;
-                if (!hit)
-                    break;
-            }
-            assert_true(failures >= 6);
-        }
-        gguf_close(gguf);
-        gguf_build_deinit(&build);
-    }
-}
-
-static void test_encode_out_of_memory(void **state)
-{
-    (void)state;
-    for (int model = 0; model < 2; model++) {
-        struct gguf_build build = {0};
-        if (model)
-            vocabulary_spm(&build, pieces, COUNT(pieces));
-        else
-            vocabulary_bpe(&build, "llama-bpe", hello_merges, COUNT(hello_merges), specials, COUNT(specials));
-        struct vocabulary v = vocabulary_open(&build);
-        struct text_span spans[] = {
-            span("<s>hello hello hello hello hello hello hello hello hello", true),
-            span("ab aba hellohellohellohellohellohellohellohellohellohellohello", false),
-            span("<|im_end|></s>", true), span(" \xc3\xa9\xff more", false)};
-        long failures = 0;
-        struct tokens right = {0};
-        assert_int_equal(tokenizer_encode(v.tokenizer, spans, 4, true, &right, NULL), 0);
-        for (long n = 1;; n++) {
-            struct tokens ids = {0};
-            struct buffer text = {0};
-            struct error error = {0};
-            assert_int_equal(tokens_append(&ids, 7), 0);
-            mem_fault_set(n, true);
-            int status = tokenizer_encode(v.tokenizer, spans, 4, true, &ids, &error);
-            int decoded = tokenizer_decode(v.tokenizer, right.ids, right.count, true, &text);
-            bool hit = mem_fault_hits() > 0;
-            mem_fault_set(0, false);
-            if (status == 0) {
-                assert_int_equal(ids.count, right.count + 1);
-                assert_memory_equal(ids.ids + 1, right.ids, right.count * sizeof *right.ids);
-            } else {
-                assert_int_equal(status, -ENOMEM);
-                assert_int_equal(error.code, -ENOMEM);
-                assert_int_equal(ids.count, 1);
-            }
-            assert_int_equal(ids.ids[0], 7);
-            assert_true(decoded == 0 || (hit && decoded == -ENOMEM && text.length == 0));
-            tokens_deinit(&ids);
-            buffer_deinit(&text);
-            failures += status < 0;
-            if (!hit)
-                break;
-        }
-        assert_true(failures >= 4);
-        tokens_deinit(&right);
-        vocabulary_close(&v);
-        gguf_build_deinit(&build);
-    }
-}
-
-/* A push that fails can be made again, and no byte is lost or said twice. */
-static void test_push_out_of_memory(void **state)
-{
-    (void)state;
-    struct gguf_build build = {0};
-    vocabulary_bpe(&build, "gpt-2", NULL, 0, NULL, 0);
-    struct vocabulary v = vocabulary_open(&build);
-    struct detokenizer d = {0};
-    struct buffer out = {0}, right = {0};
-    struct random random = {1};
-    long failures = 0;
-    for (int i = 0; i < 3000; i++) {
-        static const char text[] = "a\xf0\x9f\xa6\x99 \xc3\xa9z";
-        unsigned char byte = (unsigned char)text[i % 9];
-        assert_int_equal(buffer_append(&right, &byte, 1), 0);
-
-        mem_fault_set(random_below(&random, 3) == 0, true);
-        int status = detokenizer_push(&d, v.tokenizer, byte, &out);
-        mem_fault_set(0, false);
-        if (status < 0) {
-            failures++;
-            assert_int_equal(status, -ENOMEM);
-            assert_int_equal(detokenizer_push(&d, v.tokenizer, byte, &out), 0);
-        }
-    }
-    assert_int_equal(detokenizer_flush(&d, &out), 0);
-    assert_true(failures > 3);
-    assert_int_equal(out.length, right.length + 4); /* the last two bytes begin a character: U+FFFD each */
-    assert_memory_equal(out.data, right.data, right.length - 2);
-    buffer_deinit(&out);
-    buffer_deinit(&right);
-    detokenizer_deinit(&d);
-    vocabulary_close(&v);
-    gguf_build_deinit(&build);
-}
-
 /* --- llama.cpp's cases ------------------------------------------------------------------------------------
  */
 
@@ -793,23 +666,13 @@ static void test_shared_cases(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bpe_merges),
-        cmocka_unit_test(test_words),
-        cmocka_unit_test(test_ignore_merges),
-        cmocka_unit_test(test_specials),
-        cmocka_unit_test(test_ends),
-        cmocka_unit_test(test_begin),
-        cmocka_unit_test(test_strip),
-        cmocka_unit_test(test_spm),
-        cmocka_unit_test(test_spm_options),
-        cmocka_unit_test(test_detokenizer),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_holes),
-        cmocka_unit_test(test_long),
-        cmocka_unit_test(test_create_out_of_memory),
-        cmocka_unit_test(test_encode_out_of_memory),
-        cmocka_unit_test(test_push_out_of_memory),
-        cmocka_unit_test(test_shared_cases),
+        cmocka_unit_test(test_bpe_merges),    cmocka_unit_test(test_words),
+        cmocka_unit_test(test_ignore_merges), cmocka_unit_test(test_specials),
+        cmocka_unit_test(test_ends),          cmocka_unit_test(test_begin),
+        cmocka_unit_test(test_strip),         cmocka_unit_test(test_spm),
+        cmocka_unit_test(test_spm_options),   cmocka_unit_test(test_detokenizer),
+        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_holes),
+        cmocka_unit_test(test_long),          cmocka_unit_test(test_shared_cases),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
