@@ -34,10 +34,12 @@ struct few {
  * cache, what the rows will need soon: of every other row (odd: 0 or 1), or of all (odd: -1). */
 ALWAYS_INLINE uintptr_t prefetch(uintptr_t ahead, size_t bytes, const struct rows *r, size_t at, int odd)
 {
-    UNROLL for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)(ahead + i), _MM_HINT_T0);
+    UNROLL_FOR (line, ((int)bytes + 63) / 64)
+        _mm_prefetch((const char *)(ahead + 64 * (uintptr_t)line), _MM_HINT_T0);
     size_t near = at + NEAR_BYTES + (odd > 0 ? r->one : 0);
-    UNROLL for (int i = 0; i < ROWS; i += odd < 0 ? 1 : 2)
-        _mm_prefetch((const char *)((uintptr_t)row_at(r, i) + near), _MM_HINT_T0);
+    UNROLL_FOR (i, ROWS)
+        if (odd < 0 || i % 2 == 0)
+            _mm_prefetch((const char *)((uintptr_t)row_at(r, i) + near), _MM_HINT_T0);
     return ahead + bytes;
 }
 
@@ -51,8 +53,8 @@ ALWAYS_INLINE __m512i four_codes(const struct few_token *x, size_t at)
 ALWAYS_INLINE __m512i dots(__m512i sum, const __m512i *code, int vectors, const struct few_token *x,
                            size_t at)
 {
-    UNROLL for (int c = 0; c < vectors; c++) sum =
-        _mm512_dpbusd_epi32(sum, code[c], four_codes(x, at + 4 * (size_t)c));
+    UNROLL_FOR (c, vectors)
+        sum = _mm512_dpbusd_epi32(sum, code[c], four_codes(x, at + 4 * (size_t)c));
     return sum;
 }
 
@@ -61,13 +63,13 @@ ALWAYS_INLINE void product_32(enum dtype type, size_t bytes, int offset, int tok
     struct rows r = rows_at(f->rows, f->stride);
     uintptr_t ahead = f->ahead;
     __m512 sum[FEW_TOKENS];
-    UNROLL for (int t = 0; t < tokens; t++) sum[t] = _mm512_loadu_ps(f->sums + t * ROWS);
+    UNROLL_FOR (t, tokens)
+        sum[t] = _mm512_loadu_ps(f->sums + t * ROWS);
     for (size_t b = 0; b < f->blocks; b++, rows_advance(&r, bytes)) {
         __m512i code[8];
         __m512 scale, minimum;
         unpack_32(type, &r, 0, code, &scale, &minimum);
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
+        UNROLL_FOR (t, tokens) {
             const struct few_token *x = &f->x[t];
             int codes = ((const int *)x->sums)[b];
             __m512 da = _mm512_set1_ps(x->scales[b]);
@@ -79,7 +81,8 @@ ALWAYS_INLINE void product_32(enum dtype type, size_t bytes, int offset, int tok
         }
         ahead = prefetch(ahead, ROWS * bytes, &r, 0, (int)(b % 2));
     }
-    UNROLL for (int t = 0; t < tokens; t++) _mm512_storeu_ps(f->sums + t * ROWS, sum[t]);
+    UNROLL_FOR (t, tokens)
+        _mm512_storeu_ps(f->sums + t * ROWS, sum[t]);
 }
 
 /* The sums of 32 codes from those of 16, paired as mins_pair(i, j) pairs the minimums. */
@@ -95,20 +98,20 @@ ALWAYS_INLINE void product_q45(bool five, int tokens, const struct few *f)
     struct rows r = rows_at(f->rows, f->stride);
     uintptr_t ahead = f->ahead;
     __m512 sum[FEW_TOKENS];
-    UNROLL for (int t = 0; t < tokens; t++) sum[t] = _mm512_loadu_ps(f->sums + t * ROWS);
+    UNROLL_FOR (t, tokens)
+        sum[t] = _mm512_loadu_ps(f->sums + t * ROWS);
     for (size_t b = 0; b < f->blocks; b++, rows_advance(&r, bytes)) {
         __m512i head[4], fifths[8], total[FEW_TOKENS], low[8], high[8];
         load_16(&r, 0, head);
         struct pairs p = unpack_pairs(head);
         if (five)
             load_32(&r, 16, fifths);
-        UNROLL for (int t = 0; t < tokens; t++) total[t] = _mm512_setzero_si512();
-        UNROLL for (int g = 0; g < 4; g++)
-        {
+        UNROLL_FOR (t, tokens)
+            total[t] = _mm512_setzero_si512();
+        UNROLL_FOR (g, 4) {
             unpack_q45(&r, (five ? 48 : 16) + 32 * (size_t)g, five ? fifths : NULL, low, high);
             __m512i a = byte_of(p.factor[g / 2], g % 2 * 2), c = byte_of(p.factor[g / 2], g % 2 * 2 + 1);
-            UNROLL for (int t = 0; t < tokens; t++)
-            {
+            UNROLL_FOR (t, tokens) {
                 size_t at = 256 * b + 64 * (size_t)g;
                 __m512i dot = dots(_mm512_setzero_si512(), low, 8, &f->x[t], at);
                 total[t] = _mm512_add_epi32(total[t], _mm512_mullo_epi32(dot, a));
@@ -116,23 +119,24 @@ ALWAYS_INLINE void product_q45(bool five, int tokens, const struct few *f)
                 total[t] = _mm512_add_epi32(total[t], _mm512_mullo_epi32(dot, c));
             }
             if (five)
-                UNROLL for (int c8 = 0; c8 < 8; c8++) fifths[c8] = _mm512_srli_epi32(fifths[c8], 2);
+                UNROLL_FOR (c8, 8)
+                    fifths[c8] = _mm512_srli_epi32(fifths[c8], 2);
             ahead = prefetch(ahead, ROWS * bytes / 4, &r, bytes / 4 * (size_t)g, five ? -1 : g % 2);
         }
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
+        UNROLL_FOR (t, tokens) {
             __m512 da = _mm512_set1_ps(f->x[t].scales[b]);
             __m512i mins = _mm512_setzero_si512();
-            UNROLL for (int i = 0; i < 4; i++) mins =
-                _mm512_dpwssd_epi32(mins, mins_pair(&p, i / 2, i % 2),
-                                    sums_pair((const short *)f->x[t].sums + 16 * b, i / 2, i % 2));
+            UNROLL_FOR (i, 4)
+                mins = _mm512_dpwssd_epi32(mins, mins_pair(&p, i / 2, i % 2),
+                                           sums_pair((const short *)f->x[t].sums + 16 * b, i / 2, i % 2));
             sum[t] =
                 _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[t]), _mm512_mul_ps(low_halves(head[0]), da), sum[t]);
             sum[t] =
                 _mm512_fnmadd_ps(_mm512_cvtepi32_ps(mins), _mm512_mul_ps(high_halves(head[0]), da), sum[t]);
         }
     }
-    UNROLL for (int t = 0; t < tokens; t++) _mm512_storeu_ps(f->sums + t * ROWS, sum[t]);
+    UNROLL_FOR (t, tokens)
+        _mm512_storeu_ps(f->sums + t * ROWS, sum[t]);
 }
 
 /* Adds 32 columns of Q6_K at column `at`, whose two scales are bytes j and j + 1. */
@@ -152,33 +156,33 @@ ALWAYS_INLINE void product_q6(int tokens, const struct few *f)
     struct rows r = rows_at(f->rows, f->stride);
     uintptr_t ahead = f->ahead;
     __m512 sum[FEW_TOKENS];
-    UNROLL for (int t = 0; t < tokens; t++) sum[t] = _mm512_loadu_ps(f->sums + t * ROWS);
+    UNROLL_FOR (t, tokens)
+        sum[t] = _mm512_loadu_ps(f->sums + t * ROWS);
     for (size_t b = 0; b < f->blocks; b++, rows_advance(&r, bytes)) {
         __m512i scales[4], upper[8], total[FEW_TOKENS], first[8], second[8];
         load_16(&r, 192, scales);
         __m512 scale = q6_scale(&r, 0);
-        UNROLL for (int t = 0; t < tokens; t++) total[t] = _mm512_setzero_si512();
-        UNROLL for (int i = 0; i < 4; i++)
-        {
+        UNROLL_FOR (t, tokens)
+            total[t] = _mm512_setzero_si512();
+        UNROLL_FOR (i, 4) {
             int half = i / 2, pair = i % 2;
             if (pair == 0)
                 load_32(&r, 128 + 32 * (size_t)half, upper);
             unpack_q6(&r, 0, half, pair, upper, first, second);
-            UNROLL for (int t = 0; t < tokens; t++)
-            {
+            UNROLL_FOR (t, tokens) {
                 size_t at = 256 * b + 128 * (size_t)half + 32 * (size_t)pair;
                 total[t] = add_q6(total[t], first, scales[2 * half], 2 * pair, &f->x[t], at);
                 total[t] = add_q6(total[t], second, scales[2 * half + 1], 2 * pair, &f->x[t], at + 64);
             }
             ahead = prefetch(ahead, ROWS * bytes / 4, &r, bytes / 4 * (size_t)i, -1);
         }
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
+        UNROLL_FOR (t, tokens) {
             __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(f->x[t].scales[b]));
             sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[t]), both, sum[t]);
         }
     }
-    UNROLL for (int t = 0; t < tokens; t++) _mm512_storeu_ps(f->sums + t * ROWS, sum[t]);
+    UNROLL_FOR (t, tokens)
+        _mm512_storeu_ps(f->sums + t * ROWS, sum[t]);
 }
 
 typedef void few_fn(const struct few *f);

@@ -66,24 +66,28 @@ ALWAYS_INLINE void product(enum dtype type, size_t each, int rows, int tokens, c
                            __m512 lanes[GROUP][ROWS])
 {
     __m512 sum[GROUP][ROWS];
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int r = 0; r < rows; r++) sum[t][r] = lanes[t][r];
+    UNROLL_FOR (t, tokens)
+        UNROLL_FOR (r, rows)
+            sum[t][r] = lanes[t][r];
     for (size_t k = 0; k < s->columns; k += 16) {
         __m512 v[ROWS];
-        UNROLL for (int r = 0; r < rows; r++)
-        {
+        UNROLL_FOR (r, rows) {
             const unsigned char *at = s->w + (size_t)r * s->row_bytes + k * each;
             v[r] = k + 16 <= s->columns ? load_16(type, at) : load_some(type, at, s->columns - k);
         }
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
+        UNROLL_FOR (t, tokens) {
             __m512 y = _mm512_load_ps(s->x + (size_t)t * s->x_stride + k);
-            UNROLL for (int r = 0; r < rows; r++) sum[t][r] = _mm512_fmadd_ps(v[r], y, sum[t][r]);
+            UNROLL_FOR (r, rows)
+                sum[t][r] = _mm512_fmadd_ps(v[r], y, sum[t][r]);
         }
         if (s->ahead)
-            UNROLL for (size_t i = 0; i < 16 * each * (size_t)rows; i += 64)
-                _mm_prefetch((const char *)(s->ahead + k * each * (size_t)rows + i), _MM_HINT_T0);
+            UNROLL_FOR (line, (rows * (int)each + 3) / 4) /* 16 columns of each row */
+                _mm_prefetch((const char *)(s->ahead + k * each * (size_t)rows + 64 * (size_t)line),
+                             _MM_HINT_T0);
     }
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int r = 0; r < rows; r++) lanes[t][r] = sum[t][r];
+    UNROLL_FOR (t, tokens)
+        UNROLL_FOR (r, rows)
+            lanes[t][r] = sum[t][r];
 }
 
 ALWAYS_INLINE void group(enum dtype type, size_t each, int rows, size_t tokens, const struct stretch *s,
