@@ -56,7 +56,7 @@ sanitize:
 fuzz:
 	@tools/install-dependencies fuzz
 	@CC=clang tools/build build-fuzz -Dbuildtype=debugoptimized -Dfuzz=true -Db_sanitize=address,undefined \
-		-Db_lundef=false
+		-Db_lundef=false fuzz
 	@tools/fuzz build-fuzz $(FUZZ_SECONDS)
 
 clean:

@@ -73,12 +73,12 @@ json_t *cli_ask(struct cli *cli, const char *method, const char *path, json_t *b
     return document;
 }
 
-/* Every id begins with "ctx_": nobody needs to type that. */
+/* Every id begins with "ctx_": nobody needs to type that, and a "c" means what comes after it. */
 static bool starts(const char *id, const char *given)
 {
-    const char *own = strchr(id, '_');
-    size_t length = strlen(given);
-    return strncmp(id, given, length) == 0 || (own && strncmp(own + 1, given, length) == 0);
+    const char *own = strchr(given, '_') ? NULL : strchr(id, '_');
+    own = own ? own + 1 : id;
+    return strncmp(own, given, strlen(given)) == 0;
 }
 
 bool cli_find(struct cli *cli, const char *given, char id[LLMS_ID_BYTES])

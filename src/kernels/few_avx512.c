@@ -1,19 +1,46 @@
 /* Quantised matrix products of few tokens, AVX-512 (few_avx512.h); matmul_plain.c defines the canonical
  * order.
  *
- * Blocks go from memory to registers to the sums, with no tile between. Meanwhile the next rows are
- * prefetched in the order they lie in memory: the 16 streams that are read side by side would not keep the
- * memory busy by themselves. */
+ * Blocks go from memory to registers to the sums, with no tile between. The 16 streams that are read side by
+ * side would not keep the memory busy by themselves, so meanwhile the next rows are fetched in the order they
+ * lie in memory, even behind the last row asked for: that is where this thread or another goes on. */
 #include "kernels/few_avx512.h"
 
+#include <stdint.h>
 #include <string.h>
 
+#include "kernels/pack.h"
 #include "kernels/unpack_avx512.h"
 #include "kernels/unroll.h"
 
-ALWAYS_INLINE void prefetch(const char *at, size_t bytes)
+enum { ROWS = UNPACK_ROWS, NEAR_BYTES = 320, AHEAD_BYTES = 14000, COPY_COLUMNS = 1024 };
+
+/* ROWS rows, stride bytes apart, by `blocks` blocks. */
+struct few {
+    const unsigned char *rows;
+    size_t stride;
+    size_t blocks;
+    struct few_token { /* packed, at the first of these blocks */
+        const signed char *codes;
+        const float *scales;
+        const void *sums;
+    } x[FEW_TOKENS];
+    float *sums;     /* [tokens][ROWS], added to */
+    uintptr_t ahead; /* what to fetch meanwhile, as much as these rows' blocks; only an address: it may lie
+                        behind the weights, where fetching does nothing */
+};
+
+/* Fetches the next `bytes` of what lies ahead; and from where that was put when its turn came, the second
+ * cache, what the rows will need soon: of every other row (odd: 0 or 1), or of all (odd: -1). */
+ALWAYS_INLINE uintptr_t prefetch(uintptr_t ahead, size_t bytes, const struct rows *r, size_t at, int odd)
 {
-    UNROLL for (size_t i = 0; i < bytes; i += 64) _mm_prefetch(at + i, _MM_HINT_T0);
+    UNROLL_FOR (line, ((int)bytes + 63) / 64)
+        _mm_prefetch((const char *)(ahead + 64 * (uintptr_t)line), _MM_HINT_T0);
+    size_t near = at + NEAR_BYTES + (odd > 0 ? r->one : 0);
+    UNROLL_FOR (i, ROWS)
+        if (odd < 0 || i % 2 == 0)
+            _mm_prefetch((const char *)((uintptr_t)row_at(r, i) + near), _MM_HINT_T0);
+    return ahead + bytes;
 }
 
 ALWAYS_INLINE __m512i four_codes(const struct few_token *x, size_t at)
@@ -26,23 +53,23 @@ ALWAYS_INLINE __m512i four_codes(const struct few_token *x, size_t at)
 ALWAYS_INLINE __m512i dots(__m512i sum, const __m512i *code, int vectors, const struct few_token *x,
                            size_t at)
 {
-    UNROLL for (int c = 0; c < vectors; c++) sum =
-        _mm512_dpbusd_epi32(sum, code[c], four_codes(x, at + 4 * (size_t)c));
+    UNROLL_FOR (c, vectors)
+        sum = _mm512_dpbusd_epi32(sum, code[c], four_codes(x, at + 4 * (size_t)c));
     return sum;
 }
 
 ALWAYS_INLINE void product_32(enum dtype type, size_t bytes, int offset, int tokens, const struct few *f)
 {
     struct rows r = rows_at(f->rows, f->stride);
-    const char *ahead = f->ahead;
+    uintptr_t ahead = f->ahead;
     __m512 sum[FEW_TOKENS];
-    UNROLL for (int t = 0; t < tokens; t++) sum[t] = _mm512_loadu_ps(f->sums + t * FEW_ROWS);
+    UNROLL_FOR (t, tokens)
+        sum[t] = _mm512_loadu_ps(f->sums + t * ROWS);
     for (size_t b = 0; b < f->blocks; b++, rows_advance(&r, bytes)) {
         __m512i code[8];
         __m512 scale, minimum;
         unpack_32(type, &r, 0, code, &scale, &minimum);
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
+        UNROLL_FOR (t, tokens) {
             const struct few_token *x = &f->x[t];
             int codes = ((const int *)x->sums)[b];
             __m512 da = _mm512_set1_ps(x->scales[b]);
@@ -52,12 +79,10 @@ ALWAYS_INLINE void product_32(enum dtype type, size_t bytes, int offset, int tok
             if (!offset)
                 sum[t] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x->scales[b] * (float)codes), sum[t]);
         }
-        if (ahead) {
-            prefetch(ahead, FEW_ROWS * bytes);
-            ahead += FEW_ROWS * bytes;
-        }
+        ahead = prefetch(ahead, ROWS * bytes, &r, 0, (int)(b % 2));
     }
-    UNROLL for (int t = 0; t < tokens; t++) _mm512_storeu_ps(f->sums + t * FEW_ROWS, sum[t]);
+    UNROLL_FOR (t, tokens)
+        _mm512_storeu_ps(f->sums + t * ROWS, sum[t]);
 }
 
 /* The sums of 32 codes from those of 16, paired as mins_pair(i, j) pairs the minimums. */
@@ -71,22 +96,22 @@ ALWAYS_INLINE void product_q45(bool five, int tokens, const struct few *f)
 {
     const size_t bytes = five ? 176 : 144;
     struct rows r = rows_at(f->rows, f->stride);
-    const char *ahead = f->ahead;
+    uintptr_t ahead = f->ahead;
     __m512 sum[FEW_TOKENS];
-    UNROLL for (int t = 0; t < tokens; t++) sum[t] = _mm512_loadu_ps(f->sums + t * FEW_ROWS);
+    UNROLL_FOR (t, tokens)
+        sum[t] = _mm512_loadu_ps(f->sums + t * ROWS);
     for (size_t b = 0; b < f->blocks; b++, rows_advance(&r, bytes)) {
         __m512i head[4], fifths[8], total[FEW_TOKENS], low[8], high[8];
         load_16(&r, 0, head);
         struct pairs p = unpack_pairs(head);
         if (five)
             load_32(&r, 16, fifths);
-        UNROLL for (int t = 0; t < tokens; t++) total[t] = _mm512_setzero_si512();
-        UNROLL for (int g = 0; g < 4; g++)
-        {
+        UNROLL_FOR (t, tokens)
+            total[t] = _mm512_setzero_si512();
+        UNROLL_FOR (g, 4) {
             unpack_q45(&r, (five ? 48 : 16) + 32 * (size_t)g, five ? fifths : NULL, low, high);
             __m512i a = byte_of(p.factor[g / 2], g % 2 * 2), c = byte_of(p.factor[g / 2], g % 2 * 2 + 1);
-            UNROLL for (int t = 0; t < tokens; t++)
-            {
+            UNROLL_FOR (t, tokens) {
                 size_t at = 256 * b + 64 * (size_t)g;
                 __m512i dot = dots(_mm512_setzero_si512(), low, 8, &f->x[t], at);
                 total[t] = _mm512_add_epi32(total[t], _mm512_mullo_epi32(dot, a));
@@ -94,26 +119,24 @@ ALWAYS_INLINE void product_q45(bool five, int tokens, const struct few *f)
                 total[t] = _mm512_add_epi32(total[t], _mm512_mullo_epi32(dot, c));
             }
             if (five)
-                UNROLL for (int c8 = 0; c8 < 8; c8++) fifths[c8] = _mm512_srli_epi32(fifths[c8], 2);
-            if (ahead) {
-                prefetch(ahead, FEW_ROWS * bytes / 4);
-                ahead += FEW_ROWS * bytes / 4;
-            }
+                UNROLL_FOR (c8, 8)
+                    fifths[c8] = _mm512_srli_epi32(fifths[c8], 2);
+            ahead = prefetch(ahead, ROWS * bytes / 4, &r, bytes / 4 * (size_t)g, five ? -1 : g % 2);
         }
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
+        UNROLL_FOR (t, tokens) {
             __m512 da = _mm512_set1_ps(f->x[t].scales[b]);
             __m512i mins = _mm512_setzero_si512();
-            UNROLL for (int i = 0; i < 4; i++) mins =
-                _mm512_dpwssd_epi32(mins, mins_pair(&p, i / 2, i % 2),
-                                    sums_pair((const short *)f->x[t].sums + 16 * b, i / 2, i % 2));
+            UNROLL_FOR (i, 4)
+                mins = _mm512_dpwssd_epi32(mins, mins_pair(&p, i / 2, i % 2),
+                                           sums_pair((const short *)f->x[t].sums + 16 * b, i / 2, i % 2));
             sum[t] =
                 _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[t]), _mm512_mul_ps(low_halves(head[0]), da), sum[t]);
             sum[t] =
                 _mm512_fnmadd_ps(_mm512_cvtepi32_ps(mins), _mm512_mul_ps(high_halves(head[0]), da), sum[t]);
         }
     }
-    UNROLL for (int t = 0; t < tokens; t++) _mm512_storeu_ps(f->sums + t * FEW_ROWS, sum[t]);
+    UNROLL_FOR (t, tokens)
+        _mm512_storeu_ps(f->sums + t * ROWS, sum[t]);
 }
 
 /* Adds 32 columns of Q6_K at column `at`, whose two scales are bytes j and j + 1. */
@@ -131,39 +154,38 @@ ALWAYS_INLINE void product_q6(int tokens, const struct few *f)
 {
     const size_t bytes = 210;
     struct rows r = rows_at(f->rows, f->stride);
-    const char *ahead = f->ahead;
+    uintptr_t ahead = f->ahead;
     __m512 sum[FEW_TOKENS];
-    UNROLL for (int t = 0; t < tokens; t++) sum[t] = _mm512_loadu_ps(f->sums + t * FEW_ROWS);
+    UNROLL_FOR (t, tokens)
+        sum[t] = _mm512_loadu_ps(f->sums + t * ROWS);
     for (size_t b = 0; b < f->blocks; b++, rows_advance(&r, bytes)) {
         __m512i scales[4], upper[8], total[FEW_TOKENS], first[8], second[8];
         load_16(&r, 192, scales);
         __m512 scale = q6_scale(&r, 0);
-        UNROLL for (int t = 0; t < tokens; t++) total[t] = _mm512_setzero_si512();
-        UNROLL for (int i = 0; i < 4; i++)
-        {
+        UNROLL_FOR (t, tokens)
+            total[t] = _mm512_setzero_si512();
+        UNROLL_FOR (i, 4) {
             int half = i / 2, pair = i % 2;
             if (pair == 0)
                 load_32(&r, 128 + 32 * (size_t)half, upper);
             unpack_q6(&r, 0, half, pair, upper, first, second);
-            UNROLL for (int t = 0; t < tokens; t++)
-            {
+            UNROLL_FOR (t, tokens) {
                 size_t at = 256 * b + 128 * (size_t)half + 32 * (size_t)pair;
                 total[t] = add_q6(total[t], first, scales[2 * half], 2 * pair, &f->x[t], at);
                 total[t] = add_q6(total[t], second, scales[2 * half + 1], 2 * pair, &f->x[t], at + 64);
             }
-            if (ahead) {
-                prefetch(ahead, FEW_ROWS * bytes / 4);
-                ahead += FEW_ROWS * bytes / 4;
-            }
+            ahead = prefetch(ahead, ROWS * bytes / 4, &r, bytes / 4 * (size_t)i, -1);
         }
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
+        UNROLL_FOR (t, tokens) {
             __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(f->x[t].scales[b]));
             sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[t]), both, sum[t]);
         }
     }
-    UNROLL for (int t = 0; t < tokens; t++) _mm512_storeu_ps(f->sums + t * FEW_ROWS, sum[t]);
+    UNROLL_FOR (t, tokens)
+        _mm512_storeu_ps(f->sums + t * ROWS, sum[t]);
 }
+
+typedef void few_fn(const struct few *f);
 
 #define FEW(name, tokens, call)                                                                              \
     static void name##_##tokens(const struct few *f)                                                         \
@@ -190,7 +212,7 @@ FEW(q6_k, 1, product_q6(1, f))
 FEW(q6_k, 2, product_q6(2, f))
 FEW(q6_k, 3, product_q6(3, f))
 
-few_fn *few_avx512(enum dtype type, size_t tokens)
+static few_fn *few_of(enum dtype type, size_t tokens)
 {
 #define ROW(type, name)                                                                                      \
     {                                                                                                        \
@@ -208,4 +230,72 @@ few_fn *few_avx512(enum dtype type, size_t tokens)
         if (table[i].type == type)
             return table[i].run[tokens - 1];
     return NULL;
+}
+
+/* Points the tokens at a column. */
+static void few_tokens_at(const struct matmul *m, size_t column, struct few *f)
+{
+    size_t columns = m->columns;
+    enum pack pack = kernels_pack_of(m->type);
+    const unsigned char *x = m->packed;
+    for (size_t t = 0; t < m->tokens; t++, x += kernels_packed_bytes(pack, columns)) {
+        f->x[t].codes = (const signed char *)x + column;
+        if (pack == PACK_Q32) {
+            f->x[t].scales = (const float *)(x + pack_q32_scales_at(columns)) + column / 32;
+            f->x[t].sums = (const int *)(x + pack_q32_sums_at(columns)) + column / 32;
+        } else {
+            f->x[t].scales = (const float *)(x + pack_q256_scales_at(columns)) + column / 256;
+            f->x[t].sums = (const short *)(x + pack_q256_sums_at(columns)) + column / 16;
+        }
+    }
+}
+
+/* Fewer than ROWS rows, from copies of some columns at a time, since the products always read ROWS. */
+static void last_rows(const struct matmul *m, few_fn *run, const unsigned char *from, size_t rows,
+                      struct few *f)
+{
+    size_t row_bytes = f->stride;
+    unsigned char copy[ROWS * COPY_COLUMNS / 32 * 34];
+    f->rows = copy;
+    f->ahead = (uintptr_t)copy;
+    for (size_t column = 0; column < m->columns; column += COPY_COLUMNS, from += f->stride) {
+        size_t columns = m->columns - column < COPY_COLUMNS ? m->columns - column : COPY_COLUMNS;
+        f->stride = dtype_row_bytes(m->type, columns);
+        f->blocks = columns / dtype_info((uint32_t)m->type)->block_values;
+        for (size_t i = 0; i < ROWS; i++)
+            memcpy(copy + i * f->stride, from + (i < rows ? i : 0) * row_bytes, f->stride);
+        few_tokens_at(m, column, f);
+        run(f);
+    }
+}
+
+static void store_sums(const struct matmul *m, size_t row, size_t rows, const float *sums)
+{
+    __mmask16 mask = (__mmask16)(0xffff >> (ROWS - rows));
+    for (size_t t = 0; t < m->tokens; t++)
+        _mm512_mask_storeu_ps(m->out + t * m->out_stride + row, mask, _mm512_load_ps(sums + t * ROWS));
+}
+
+void few_matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end)
+{
+    _Alignas(64) float sums[FEW_TOKENS * ROWS];
+    const unsigned char *weights = m->weights;
+    few_fn *run = few_of(m->type, m->tokens);
+    struct few f = {.sums = sums, .stride = dtype_row_bytes(m->type, m->columns)};
+    f.blocks = m->columns / dtype_info((uint32_t)m->type)->block_values;
+    few_tokens_at(m, 0, &f);
+    size_t row = row_begin, distance = ROWS * f.stride;
+    distance *= (AHEAD_BYTES + distance - 1) / distance;
+    for (; row + ROWS <= row_end; row += ROWS) {
+        f.rows = weights + row * f.stride;
+        f.ahead = (uintptr_t)f.rows + distance;
+        memset(sums, 0, sizeof sums);
+        run(&f);
+        store_sums(m, row, ROWS, sums);
+    }
+    if (row < row_end) {
+        memset(sums, 0, sizeof sums);
+        last_rows(m, run, weights + row * f.stride, row_end - row, &f);
+        store_sums(m, row, row_end - row, sums);
+    }
 }

@@ -24,14 +24,14 @@ ALWAYS_INLINE __m256 load_8(enum dtype type, const unsigned char *at)
 ALWAYS_INLINE void step(enum dtype type, size_t each, int rows, int tokens, const unsigned char *const *w,
                         const float *x, size_t x_stride, __m256 sum[GROUP][ROWS][2])
 {
-    UNROLL for (int half = 0; half < 2; half++)
-    {
+    UNROLL_FOR (half, 2) {
         __m256 v[ROWS];
-        UNROLL for (int r = 0; r < rows; r++) v[r] = load_8(type, w[r] + 8 * (size_t)half * each);
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
+        UNROLL_FOR (r, rows)
+            v[r] = load_8(type, w[r] + 8 * (size_t)half * each);
+        UNROLL_FOR (t, tokens) {
             __m256 y = _mm256_load_ps(x + (size_t)t * x_stride + 8 * half);
-            UNROLL for (int r = 0; r < rows; r++) sum[t][r][half] = _mm256_fmadd_ps(v[r], y, sum[t][r][half]);
+            UNROLL_FOR (r, rows)
+                sum[t][r][half] = _mm256_fmadd_ps(v[r], y, sum[t][r][half]);
         }
     }
 }
@@ -42,24 +42,27 @@ ALWAYS_INLINE void product(enum dtype type, size_t each, int rows, int tokens, c
     size_t x_stride = pack_round(columns * 4) / 4, whole = columns & ~(size_t)15;
     const unsigned char *at[ROWS];
     __m256 sum[GROUP][ROWS][2];
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int r = 0; r < rows; r++) sum[t][r][0] =
-        sum[t][r][1] = _mm256_setzero_ps();
-    UNROLL for (int r = 0; r < rows; r++) at[r] = w + (size_t)r * columns * each;
+    UNROLL_FOR (t, tokens)
+        UNROLL_FOR (r, rows)
+            sum[t][r][0] = sum[t][r][1] = _mm256_setzero_ps();
+    UNROLL_FOR (r, rows)
+        at[r] = w + (size_t)r * columns * each;
     for (size_t k = 0; k < whole; k += 16) {
         step(type, each, rows, tokens, at, x + k, x_stride, sum);
-        UNROLL for (int r = 0; r < rows; r++) at[r] += 16 * each;
+        UNROLL_FOR (r, rows)
+            at[r] += 16 * each;
     }
     if (whole < columns) { /* the last columns, then zeros */
         unsigned char tail[ROWS][64] = {{0}};
-        UNROLL for (int r = 0; r < rows; r++)
-        {
+        UNROLL_FOR (r, rows) {
             memcpy(tail[r], at[r], (columns - whole) * each);
             at[r] = tail[r];
         }
         step(type, each, rows, tokens, at, x + whole, x_stride, sum);
     }
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int r = 0; r < rows; r++)
-        out[(size_t)t * out_stride + (size_t)r] = avx2_sum16(sum[t][r][0], sum[t][r][1]);
+    UNROLL_FOR (t, tokens)
+        UNROLL_FOR (r, rows)
+            out[(size_t)t * out_stride + (size_t)r] = avx2_sum16(sum[t][r][0], sum[t][r][1]);
 }
 
 ALWAYS_INLINE void group(enum dtype type, size_t each, int rows, const struct matmul *m, size_t row,

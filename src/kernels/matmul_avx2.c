@@ -41,13 +41,12 @@ ALWAYS_INLINE __m256i four_codes(const struct group *g, int token, size_t at)
 ALWAYS_INLINE void dots_16(const struct tile *tile, const struct group *g, int tokens, size_t first,
                            int vectors, __m256i sum[GROUP])
 {
-    UNROLL for (int c = 0; c < vectors; c++)
-    {
+    UNROLL_FOR (c, vectors) {
         __m256i code = tile->code[first + (size_t)c];
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
+        UNROLL_FOR (t, tokens) {
             __m256i product = _mm256_maddubs_epi16(code, four_codes(g, t, 4 * (first + (size_t)c)));
             sum[t] = c ? _mm256_add_epi16(sum[t], product) : product;
+            IN_ORDER(sum[t]);
         }
     }
 }
@@ -57,14 +56,14 @@ ALWAYS_INLINE void dots_signed(const struct tile *tile, const struct group *g, i
                                __m256i sum[GROUP])
 {
     const __m256i ones = _mm256_set1_epi16(1);
-    UNROLL for (int t = 0; t < tokens; t++) sum[t] = _mm256_setzero_si256();
-    UNROLL for (int c = 0; c < 8; c++)
-    {
+    UNROLL_FOR (t, tokens)
+        sum[t] = _mm256_setzero_si256();
+    UNROLL_FOR (c, 8) {
         __m256i code = tile->code[first + (size_t)c], size = _mm256_abs_epi8(code);
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
+        UNROLL_FOR (t, tokens) {
             __m256i x = _mm256_sign_epi8(four_codes(g, t, 4 * (first + (size_t)c)), code);
             sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(_mm256_maddubs_epi16(size, x), ones));
+            IN_ORDER(sum[t]);
         }
     }
 }
@@ -75,45 +74,47 @@ ALWAYS_INLINE void product_32(bool minimums, int burst, int tokens, const struct
 {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 sum[GROUP];
-    UNROLL for (int t = 0; t < tokens; t++) sum[t] = _mm256_load_ps(g->sums + t * TILE_ROWS);
+    UNROLL_FOR (t, tokens)
+        sum[t] = _mm256_load_ps(g->sums + t * TILE_ROWS);
     for (size_t b = 0; b < blocks; b++) {
         __m256i dot[GROUP], part[GROUP];
         if (burst == 0)
             dots_signed(tile, g, tokens, 8 * b, dot);
         for (int c = 0; burst && c < 8; c += burst) {
             dots_16(tile, g, tokens, 8 * b + (size_t)c, burst, part);
-            UNROLL for (int t = 0; t < tokens; t++)
-            {
+            UNROLL_FOR (t, tokens) {
                 __m256i wide = _mm256_madd_epi16(part[t], ones);
                 dot[t] =
                     _mm256_add_epi32(c ? dot[t] : _mm256_set1_epi32(minimums ? 0 : g->start[t][b]), wide);
             }
         }
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
+        UNROLL_FOR (t, tokens) {
             __m256 both = _mm256_mul_ps(tile->scale[b], _mm256_set1_ps(g->scale[t][b]));
             sum[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[t]), both, sum[t]);
             if (minimums)
                 sum[t] = _mm256_fmadd_ps(tile->minimum[b], _mm256_set1_ps(g->shift[t][b]), sum[t]);
         }
     }
-    UNROLL for (int t = 0; t < tokens; t++) _mm256_store_ps(g->sums + t * TILE_ROWS, sum[t]);
+    UNROLL_FOR (t, tokens)
+        _mm256_store_ps(g->sums + t * TILE_ROWS, sum[t]);
 }
 
 /* The end of a block of 256: sum += dot * d * da, and sum -= mins * dmin * da. */
 ALWAYS_INLINE void finish_256(bool minimums, int tokens, const struct tile *tile, size_t b, struct group *g,
                               const __m256i total[GROUP])
 {
-    UNROLL for (int t = 0; t < tokens; t++)
-    {
+    UNROLL_FOR (t, tokens) {
         float *at = g->sums + t * TILE_ROWS;
         __m256 scale = _mm256_set1_ps(g->scale[t][b]);
         __m256 both = _mm256_mul_ps(tile->scale[b], scale);
         __m256 sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total[t]), both, _mm256_load_ps(at));
         if (minimums) {
             __m256i mins = _mm256_setzero_si256();
-            UNROLL for (size_t i = 4 * b; i < 4 * b + 4; i++) mins = _mm256_add_epi32(
-                mins, _mm256_madd_epi16(tile->minimums[i], _mm256_set1_epi32(g->pairs[t][i])));
+            UNROLL_FOR (i, 4) {
+                size_t at4 = 4 * b + (size_t)i;
+                mins = _mm256_add_epi32(
+                    mins, _mm256_madd_epi16(tile->minimums[at4], _mm256_set1_epi32(g->pairs[t][at4])));
+            }
             both = _mm256_mul_ps(tile->minimum[b], scale);
             sum = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(mins), both, sum);
         }
@@ -128,16 +129,23 @@ ALWAYS_INLINE void product_256(bool minimums, int burst, int tokens, const struc
     const size_t parts = minimums ? 8 : 16, vectors = minimums ? 8 : 4;
     for (size_t b = 0; b < blocks; b++) {
         __m256i total[GROUP], part[GROUP];
-        UNROLL for (int t = 0; t < tokens; t++) total[t] = _mm256_setzero_si256();
+        UNROLL_FOR (t, tokens)
+            total[t] = _mm256_setzero_si256();
         for (size_t p = parts * b; p < parts * (b + 1); p++) {
             __m256i factor = tile->factor[p];
-            UNROLL for (int t = 0; t < tokens; t++) if (!minimums) total[t] =
-                _mm256_add_epi32(total[t], _mm256_madd_epi16(factor, _mm256_set1_epi32(g->start[t][p])));
-            UNROLL for (size_t c = 0; c < vectors; c += (size_t)burst)
-            {
+            for (size_t c = 0; c < vectors; c += (size_t)burst) {
                 dots_16(tile, g, tokens, vectors * p + c, burst, part);
-                UNROLL for (int t = 0; t < tokens; t++) total[t] =
-                    _mm256_add_epi32(total[t], _mm256_madd_epi16(part[t], factor));
+                UNROLL_FOR (t, tokens) {
+                    total[t] = _mm256_add_epi32(total[t], _mm256_madd_epi16(part[t], factor));
+                    IN_ORDER(total[t]);
+                }
+            }
+            if (minimums)
+                continue;
+            UNROLL_FOR (t, tokens) {
+                __m256i start = _mm256_set1_epi32(g->start[t][p]);
+                total[t] = _mm256_add_epi32(total[t], _mm256_madd_epi16(factor, start));
+                IN_ORDER(total[t]);
             }
         }
         finish_256(minimums, tokens, tile, b, g, total);

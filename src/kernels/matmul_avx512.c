@@ -39,13 +39,11 @@ ALWAYS_INLINE __m512i four_codes(const struct group *g, int token, size_t at)
 ALWAYS_INLINE void dots(const struct tile *tiles, int halves, const struct group *g, int tokens, size_t first,
                         int vectors, __m512i sum[2][GROUP])
 {
-    UNROLL for (int c = 0; c < vectors; c++)
-    {
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
+    UNROLL_FOR (c, vectors) {
+        UNROLL_FOR (t, tokens) {
             __m512i x = four_codes(g, t, 4 * (first + (size_t)c));
-            UNROLL for (int h = 0; h < halves; h++) sum[h][t] =
-                _mm512_dpbusd_epi32(sum[h][t], tiles[h].code[first + (size_t)c], x);
+            UNROLL_FOR (h, halves)
+                sum[h][t] = _mm512_dpbusd_epi32(sum[h][t], tiles[h].code[first + (size_t)c], x);
         }
     }
 }
@@ -55,18 +53,18 @@ ALWAYS_INLINE void product_32(bool minimums, int halves, int tokens, const struc
                               struct group *g)
 {
     __m512 sum[2][GROUP];
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int h = 0; h < halves; h++) sum[h][t] =
-        _mm512_load_ps(g->sums + t * PAIR + h * TILE_ROWS);
+    UNROLL_FOR (t, tokens)
+        UNROLL_FOR (h, halves)
+            sum[h][t] = _mm512_load_ps(g->sums + t * PAIR + h * TILE_ROWS);
     for (size_t b = 0; b < blocks; b++) {
         __m512i dot[2][GROUP];
-        UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int h = 0; h < halves; h++) dot[h][t] =
-            minimums ? _mm512_setzero_si512() : _mm512_set1_epi32(g->start[t][b]);
+        UNROLL_FOR (t, tokens)
+            UNROLL_FOR (h, halves)
+                dot[h][t] = minimums ? _mm512_setzero_si512() : _mm512_set1_epi32(g->start[t][b]);
         dots(tiles, halves, g, tokens, 8 * b, 8, dot);
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
+        UNROLL_FOR (t, tokens) {
             __m512 scale = _mm512_set1_ps(g->scale[t][b]);
-            UNROLL for (int h = 0; h < halves; h++)
-            {
+            UNROLL_FOR (h, halves) {
                 __m512 both = _mm512_mul_ps(tiles[h].scale[b], scale);
                 sum[h][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[h][t]), both, sum[h][t]);
                 if (minimums)
@@ -75,27 +73,26 @@ ALWAYS_INLINE void product_32(bool minimums, int halves, int tokens, const struc
             }
         }
     }
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int h = 0; h < halves; h++)
-        _mm512_store_ps(g->sums + t * PAIR + h * TILE_ROWS, sum[h][t]);
+    UNROLL_FOR (t, tokens)
+        UNROLL_FOR (h, halves)
+            _mm512_store_ps(g->sums + t * PAIR + h * TILE_ROWS, sum[h][t]);
 }
 
 /* The end of a block of 256: sum += dot * d * da, and sum -= mins * dmin * da. */
 ALWAYS_INLINE void finish_256(bool minimums, int halves, int tokens, const struct tile *tiles, size_t b,
                               struct group *g, __m512i total[2][GROUP])
 {
-    UNROLL for (int t = 0; t < tokens; t++)
-    {
+    UNROLL_FOR (t, tokens) {
         __m512 scale = _mm512_set1_ps(g->scale[t][b]);
-        UNROLL for (int h = 0; h < halves; h++)
-        {
+        UNROLL_FOR (h, halves) {
             float *at = g->sums + t * PAIR + h * TILE_ROWS;
             __m512 both = _mm512_mul_ps(tiles[h].scale[b], scale);
             __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[h][t]), both, _mm512_load_ps(at));
             if (minimums) {
                 __m512i mins = _mm512_setzero_si512();
-                UNROLL for (int i = 0; i < 4; i++) mins =
-                    _mm512_dpwssd_epi32(mins, tiles[h].minimums[4 * b + (size_t)i],
-                                        _mm512_set1_epi32(g->pairs[t][4 * b + (size_t)i]));
+                UNROLL_FOR (i, 4)
+                    mins = _mm512_dpwssd_epi32(mins, tiles[h].minimums[4 * b + (size_t)i],
+                                               _mm512_set1_epi32(g->pairs[t][4 * b + (size_t)i]));
                 both = _mm512_mul_ps(tiles[h].minimum[b], scale);
                 sum = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(mins), both, sum);
             }
@@ -111,15 +108,19 @@ ALWAYS_INLINE void product_256(bool minimums, int halves, int tokens, const stru
     const size_t parts = minimums ? 8 : 16;
     for (size_t b = 0; b < blocks; b++) {
         __m512i total[2][GROUP];
-        UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int h = 0; h < halves; h++) total[h][t] =
-            _mm512_setzero_si512();
+        UNROLL_FOR (t, tokens)
+            UNROLL_FOR (h, halves)
+                total[h][t] = _mm512_setzero_si512();
         for (size_t p = parts * b; p < parts * (b + 1); p++) {
             __m512i dot[2][GROUP];
-            UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int h = 0; h < halves; h++) dot[h][t] =
-                minimums ? _mm512_setzero_si512() : _mm512_set1_epi32(g->start[t][p]);
+            UNROLL_FOR (t, tokens)
+                UNROLL_FOR (h, halves)
+                    dot[h][t] = minimums ? _mm512_setzero_si512() : _mm512_set1_epi32(g->start[t][p]);
             dots(tiles, halves, g, tokens, (minimums ? 8 : 4) * p, minimums ? 8 : 4, dot);
-            UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int h = 0; h < halves; h++) total[h][t] =
-                _mm512_add_epi32(total[h][t], _mm512_mullo_epi32(dot[h][t], tiles[h].factor[p]));
+            UNROLL_FOR (t, tokens)
+                UNROLL_FOR (h, halves)
+                    total[h][t] =
+                        _mm512_add_epi32(total[h][t], _mm512_mullo_epi32(dot[h][t], tiles[h].factor[p]));
         }
         finish_256(minimums, halves, tokens, tiles, b, g, total);
     }
@@ -305,61 +306,6 @@ static void matmul_tiled(const struct matmul *m, size_t row_begin, size_t row_en
     }
 }
 
-/* One block's worth of pointers into a packed token, `column` in. */
-static struct few_token few_token_at(const struct plan *p, size_t token, size_t column)
-{
-    const unsigned char *x = (const unsigned char *)p->m->packed + token * p->packed_bytes;
-    size_t columns = p->m->columns;
-    if (p->block == 32)
-        return (struct few_token){(const signed char *)x + column,
-                                  (const float *)(x + pack_q32_scales_at(columns)) + column / 32,
-                                  (const int32_t *)(x + pack_q32_sums_at(columns)) + column / 32};
-    return (struct few_token){(const signed char *)x + column,
-                              (const float *)(x + pack_q256_scales_at(columns)) + column / 256,
-                              (const int16_t *)(x + pack_q256_sums_at(columns)) + column / 16};
-}
-
-/* Fewer than 16 rows, copied a stretch of columns at a time since the kernels always read 16. */
-static void few_last_rows(const struct plan *p, few_fn *run, size_t row, size_t rows, struct few *f)
-{
-    unsigned char copy[TILE_ROWS * TILE_COLUMNS / 32 * 34];
-    f->ahead = NULL;
-    for (size_t column = 0; column < p->m->columns; column += TILE_COLUMNS) {
-        size_t columns = p->m->columns - column < TILE_COLUMNS ? p->m->columns - column : TILE_COLUMNS;
-        f->blocks = columns / p->block;
-        f->rows = whole_rows(p, row, rows, column / p->block * p->block_bytes, f->blocks * p->block_bytes,
-                             copy, &f->stride);
-        for (size_t t = 0; t < p->m->tokens; t++)
-            f->x[t] = few_token_at(p, t, column);
-        run(f);
-    }
-}
-
-static void matmul_few(const struct matmul *m, size_t row_begin, size_t row_end)
-{
-    const struct plan p = plan_of(m);
-    _Alignas(64) float sums[FEW_TOKENS * FEW_ROWS];
-    few_fn *run = few_avx512(m->type, m->tokens);
-    struct few f = {.sums = sums};
-    for (size_t row = row_begin; row < row_end; row += FEW_ROWS) {
-        size_t rows = row_end - row < FEW_ROWS ? row_end - row : FEW_ROWS;
-        memset(sums, 0, sizeof sums);
-        if (rows == FEW_ROWS) {
-            f.rows = (const unsigned char *)m->weights + row * p.row_bytes;
-            f.stride = p.row_bytes;
-            f.blocks = m->columns / p.block;
-            f.ahead = row + 2 * FEW_ROWS <= row_end ? (const char *)f.rows + FEW_ROWS * p.row_bytes : NULL;
-            for (size_t t = 0; t < m->tokens; t++)
-                f.x[t] = few_token_at(&p, t, 0);
-            run(&f);
-        } else {
-            few_last_rows(&p, run, row, rows, &f);
-        }
-        for (size_t t = 0; t < m->tokens; t++)
-            memcpy(m->out + t * m->out_stride + row, sums + t * FEW_ROWS, rows * sizeof *sums);
-    }
-}
-
 void matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end)
 {
     if (m->tokens == 0)
@@ -367,7 +313,7 @@ void matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end)
     if (kernels_pack_of(m->type) == PACK_F32)
         float_matmul_avx512(m, row_begin, row_end);
     else if (m->tokens <= FEW_TOKENS)
-        matmul_few(m, row_begin, row_end);
+        few_matmul_avx512(m, row_begin, row_end);
     else
         matmul_tiled(m, row_begin, row_end);
 }

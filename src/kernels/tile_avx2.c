@@ -66,8 +66,7 @@ ALWAYS_INLINE void nibbles(const struct rows *r, size_t at, __m256i code[8])
 {
     __m256i v[4];
     load_16(r, at, v);
-    UNROLL for (int j = 0; j < 4; j++)
-    {
+    UNROLL_FOR (j, 4) {
         code[j] = low_nibbles(v[j]);
         code[4 + j] = high_nibbles(v[j]);
     }
@@ -79,8 +78,7 @@ ALWAYS_INLINE void add_fifths(__m256i fifths, __m256i code[8])
     const __m256i sixteen = _mm256_set1_epi8(16);
     const __m256i lanes =
         _mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404, 0x08080808, 0x0c0c0c0c);
-    UNROLL for (int c = 0; c < 8; c++)
-    {
+    UNROLL_FOR (c, 8) {
         __m256i bits = _mm256_set1_epi32(c % 2 ? (int)0x80402010 : 0x08040201);
         __m256i copies = _mm256_shuffle_epi8(fifths, _mm256_add_epi8(lanes, _mm256_set1_epi8((char)(c / 2))));
         __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(copies, bits), bits);
@@ -163,10 +161,8 @@ ALWAYS_INLINE void unpack_pairs(const __m256i head[4], __m256i factor[8], __m256
     mins[0] = _mm256_and_si256(head[2], six);
     factors[1] = _mm256_or_si256(low_nibbles(head[3]), _mm256_and_si256(_mm256_srli_epi32(head[1], 2), two));
     mins[1] = _mm256_or_si256(high_nibbles(head[3]), _mm256_and_si256(_mm256_srli_epi32(head[2], 2), two));
-    UNROLL for (int i = 0; i < 2; i++)
-    {
-        UNROLL for (int j = 0; j < 4; j++)
-        {
+    UNROLL_FOR (i, 2) {
+        UNROLL_FOR (j, 4) {
             __m256i byte = _mm256_and_si256(_mm256_srli_epi32(factors[i], 8 * j), _mm256_set1_epi32(255));
             factor[4 * i + j] = _mm256_or_si256(byte, _mm256_slli_epi32(byte, 16));
         }
@@ -192,8 +188,7 @@ ALWAYS_INLINE void tile_q45(bool five, size_t bytes, const unsigned char *rows, 
             for (size_t g = 0; g < 4; g++) {
                 __m256i *code = tile->code + 64 * b + 16 * g + 4 * part;
                 load_16(&r, (five ? 48 : 16) + 32 * g + 16 * (size_t)part, v);
-                UNROLL for (int c = 0; c < 4; c++)
-                {
+                UNROLL_FOR (c, 4) {
                     code[c] = low_nibbles(v[c]);
                     code[8 + c] = high_nibbles(v[c]);
                     if (!five)
@@ -230,8 +225,7 @@ ALWAYS_INLINE void unpack_q6(const struct rows *r, size_t half, size_t part, __m
     load_16(r, 64 * half + 16 * part, a);
     load_16(r, 64 * half + 32 + 16 * part, b);
     load_16(r, 128 + 32 * half + 16 * part, high);
-    UNROLL for (int j = 0; j < 4; j++)
-    {
+    UNROLL_FOR (j, 4) {
         __m256i *to = code + 4 * part + j;
         to[0] = _mm256_or_si256(low_nibbles(a[j]), _mm256_and_si256(_mm256_slli_epi32(high[j], 4), two));
         to[8] = _mm256_or_si256(low_nibbles(b[j]), _mm256_and_si256(_mm256_slli_epi32(high[j], 2), two));
@@ -250,8 +244,7 @@ static void tile_q6_k(const unsigned char *rows, size_t stride, size_t blocks, c
         load_16(&r, 192, scales);
         load_16(&r, 194, last);
         tile->scale[b] = high_halves(last[3]);
-        UNROLL for (int i = 0; i < 16; i++)
-        {
+        UNROLL_FOR (i, 16) {
             __m256i byte = _mm256_srai_epi32(_mm256_slli_epi32(scales[i / 4], 24 - 8 * (i % 4)), 24);
             __m256i low = _mm256_and_si256(byte, _mm256_set1_epi32(0xffff));
             tile->factor[16 * b + (size_t)i] = _mm256_or_si256(low, _mm256_slli_epi32(byte, 16));

@@ -47,16 +47,18 @@ ALWAYS_INLINE void tile_q45(bool five, size_t bytes, const unsigned char *rows, 
         tile->scale[b] = low_halves(head[0]);
         tile->minimum[b] = high_halves(head[0]);
         struct pairs p = unpack_pairs(head);
-        UNROLL for (int i = 0; i < 8; i++) tile->factor[8 * b + (size_t)i] = byte_of(p.factor[i / 4], i % 4);
-        UNROLL for (int i = 0; i < 4; i++) tile->minimums[4 * b + (size_t)i] = mins_pair(&p, i / 2, i % 2);
+        UNROLL_FOR (i, 8)
+            tile->factor[8 * b + (size_t)i] = byte_of(p.factor[i / 4], i % 4);
+        UNROLL_FOR (i, 4)
+            tile->minimums[4 * b + (size_t)i] = mins_pair(&p, i / 2, i % 2);
         if (five)
             load_32(&r, 16, fifths);
-        UNROLL for (int g = 0; g < 4; g++)
-        {
+        UNROLL_FOR (g, 4) {
             size_t at = (five ? 48 : 16) + 32 * (size_t)g;
             unpack_q45(&r, at, five ? fifths : NULL, code + 16 * g, code + 16 * g + 8);
             if (five)
-                UNROLL for (int c = 0; c < 8; c++) fifths[c] = _mm512_srli_epi32(fifths[c], 2);
+                UNROLL_FOR (c, 8)
+                    fifths[c] = _mm512_srli_epi32(fifths[c], 2);
         }
     }
 }
@@ -78,10 +80,9 @@ static void tile_q6_k(const unsigned char *rows, size_t stride, size_t blocks, s
         __m512i scales[4], high[8];
         load_16(&r, 192, scales);
         tile->scale[b] = q6_scale(&r, 0);
-        UNROLL for (int i = 0; i < 16; i++) tile->factor[16 * b + (size_t)i] =
-            signed_byte_of(scales[i / 4], i % 4);
-        UNROLL for (int half = 0; half < 2; half++)
-        {
+        UNROLL_FOR (i, 16)
+            tile->factor[16 * b + (size_t)i] = signed_byte_of(scales[i / 4], i % 4);
+        UNROLL_FOR (half, 2) {
             __m512i *code = tile->code + 64 * b + 32 * half;
             load_32(&r, 128 + 32 * (size_t)half, high);
             unpack_q6(&r, 0, half, 0, high, code, code + 16);

@@ -94,8 +94,7 @@ ALWAYS_INLINE void load_32(const struct rows *r, size_t at, __m512i out[8])
     __m512i low[4], high[4]; /* rows 0..7 and 8..15, each with the two halves of the 32 bytes in turn */
     transpose(load_2(r, at, 0), load_2(r, at, 1), load_2(r, at, 2), load_2(r, at, 3), low);
     transpose(load_2(r, at, 8), load_2(r, at, 9), load_2(r, at, 10), load_2(r, at, 11), high);
-    UNROLL for (int j = 0; j < 4; j++)
-    {
+    UNROLL_FOR (j, 4) {
         out[j] = _mm512_shuffle_i32x4(low[j], high[j], 0x88);
         out[4 + j] = _mm512_shuffle_i32x4(low[j], high[j], 0xdd);
     }
@@ -126,8 +125,7 @@ ALWAYS_INLINE void nibbles(const struct rows *r, size_t at, __m512i code[8])
 {
     __m512i v[4];
     load_16(r, at, v);
-    UNROLL for (int j = 0; j < 4; j++)
-    {
+    UNROLL_FOR (j, 4) {
         code[j] = low_nibbles(v[j]);
         code[4 + j] = high_nibbles(v[j]);
     }
@@ -138,8 +136,7 @@ ALWAYS_INLINE void add_fifths(__m512i fifths, __m512i code[8])
 {
     const __m512i sixteen = _mm512_set1_epi8(16);
     const __m512i lanes = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0);
-    UNROLL for (int c = 0; c < 8; c++)
-    {
+    UNROLL_FOR (c, 8) {
         __m512i byte = _mm512_add_epi8(lanes, _mm512_set1_epi8((char)(c / 2)));
         __m512i copies = _mm512_shuffle_epi8(fifths, byte);
         __mmask64 set =
@@ -159,7 +156,8 @@ ALWAYS_INLINE void unpack_32(enum dtype type, const struct rows *r, size_t at, _
         *minimum = high_halves(head[0]);
     if (type == DTYPE_Q8_0) {
         load_32(r, at + 2, code);
-        UNROLL for (int c = 0; c < 8; c++) code[c] = _mm512_xor_si512(code[c], _mm512_set1_epi8((char)0x80));
+        UNROLL_FOR (c, 8)
+            code[c] = _mm512_xor_si512(code[c], _mm512_set1_epi8((char)0x80));
     } else if (type == DTYPE_Q4_0 || type == DTYPE_Q4_1) {
         nibbles(r, type == DTYPE_Q4_0 ? at + 2 : at + 4, code);
     } else if (type == DTYPE_Q5_0) {
@@ -208,8 +206,7 @@ ALWAYS_INLINE void unpack_q45(const struct rows *r, size_t at, const __m512i fif
     const __m512i sixteen = _mm512_set1_epi8(16);
     __m512i v[8];
     load_32(r, at, v);
-    UNROLL for (int c = 0; c < 8; c++)
-    {
+    UNROLL_FOR (c, 8) {
         low[c] = low_nibbles(v[c]);
         high[c] = high_nibbles(v[c]);
         if (fifths) {
@@ -227,8 +224,7 @@ ALWAYS_INLINE void unpack_q6(const struct rows *r, size_t at, int half, int pair
     const __m512i two = _mm512_set1_epi8(0x30);
     __m512i v[8];
     load_32(r, at + 64 * (size_t)half + 32 * (size_t)pair, v);
-    UNROLL for (int c = 0; c < 8; c++)
-    {
+    UNROLL_FOR (c, 8) {
         __m512i low = pair ? _mm512_slli_epi32(high[c], 2) : _mm512_slli_epi32(high[c], 4);
         __m512i top = pair ? _mm512_srli_epi32(high[c], 2) : high[c];
         first[c] = _mm512_or_si512(low_nibbles(v[c]), _mm512_and_si512(low, two));

@@ -11,5 +11,10 @@
 #else
 #define UNROLL _Pragma("GCC unroll 64")
 #endif
+#define UNROLL_FOR(i, count) UNROLL for (int i = 0; i < (count); i++)
+
+/* After a step of a sum in a vector register (x86): keeps the compiler from adding the steps in another
+ * order, which takes more registers than there are. */
+#define IN_ORDER(vector) __asm__("" : "+x"(vector))
 
 #endif

@@ -2,14 +2,14 @@
  *
  * Text is cut into characters, spaces become U+2581, and neighbours merge wherever their joint text is a
  * token, highest score first. What is no token in the end is spelled in byte tokens, so any bytes can be
- * written; characters are cut by their first byte alone, as llama.cpp does it, which only matters for invalid
- * UTF-8. */
+ * written. A byte that is no part of valid UTF-8 is a character of its own, so that it cannot swallow the
+ * mark of a space behind it (llama.cpp goes by the first byte alone; on valid text that is the same). */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "base/memory.h"
+#include "base/utf8.h"
 #include "model/tokenizer_internal.h"
 
 static const char space_mark[] = "\xe2\x96\x81";
@@ -99,13 +99,12 @@ static int finish(const struct tokenizer *tokenizer, struct merger *merger, cons
 static int encode_marked(const struct tokenizer *tokenizer, struct merger *merger, const char *text,
                          size_t length, struct tokens *out)
 {
-    static const uint8_t bytes_by_nibble[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 4};
     bool after_space = true;
     merger->count = 0;
     for (size_t i = 0, n; i < length; i += n) {
-        n = bytes_by_nibble[(unsigned char)text[i] >> 4];
-        if (n > length - i)
-            n = length - i;
+        uint32_t c;
+        n = utf8_decode(text + i, length - i, &c);
+        n = n ? n : 1;
         bool space = n == 3 && memcmp(text + i, space_mark, 3) == 0;
         if (space && !after_space && tokenizer->words_part && finish(tokenizer, merger, text, out) < 0)
             return -ENOMEM;

@@ -39,7 +39,8 @@ int os_listen_tcp(const char *address, struct os_listener *out, struct error *er
  * failure the descriptor stays the caller's. */
 int os_listen_adopt(int descriptor, struct os_listener *out, struct error *error);
 
-/* Removes the socket file we made, if it is still that one, and closes the descriptor. Nothing if it is -1. */
+/* Removes the socket file we made, if it is still that one, and closes the descriptor. Nothing if it is -1.
+ */
 void os_listen_close(struct os_listener *listener);
 
 /* The uid at the other end of a Unix socket's connection. */

@@ -59,7 +59,8 @@ class Daemon:
 
     def stop(self, number=signal.SIGTERM):
         if self.process and self.process.poll() is None:
-            self.send(signal.SIGCONT)
+            if number != signal.SIGKILL:  # which a frozen one hears too, without running on for a moment
+                self.send(signal.SIGCONT)
             self.send(number)
             try:
                 self.process.wait(30)

@@ -525,7 +525,7 @@ static void pack_by_hand(void **state)
     assert_true(*scale == 0 && packed[0] == 0 && packed[255] == 0);
     x[3] = 254;
     x[4] = -254;
-    x[5] = 3; /* 1.5 steps: to even */
+    x[5] = 5; /* 2.5 steps: to even */
     plain->pack(PACK_Q256, x, 256, packed);
     assert_true(*scale == -2.0f); /* the first of the largest, so its code is -127 */
     assert_int_equal((int8_t)packed[3], -127);

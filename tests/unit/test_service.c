@@ -330,97 +330,165 @@ static void test_many_threads(void **state)
     service_close(service);
 }
 
-/* Apps take turns: one app's backlog does not keep another waiting. */
+struct timed {
+    struct call *call;
+    double before_ms, after_ms; /* around its arrival */
+    double queue_ms;
+};
+
+static double now_ms(void)
+{
+    return (double)clock_ns() / 1e6;
+}
+
+static void start_timed(struct service *service, const char *owner, const char *id, struct timed *timed)
+{
+    struct call_params params = rig_params(prompts[0], REPLY);
+    timed->before_ms = now_ms();
+    assert_int_equal(service_call_start(service, owner, id, &params, &timed->call, NULL), 0);
+    timed->after_ms = now_ms();
+}
+
+/* Apps take turns: one app's backlog does not keep another waiting for more than the call that runs and one
+ * more. */
 static void test_fair_between_apps(void **state)
 {
     (void)state;
-    enum { BACKLOG = 6 };
+    enum { BACKLOG = 8 };
     char mine[JOURNAL_ID_BYTES], theirs[JOURNAL_ID_BYTES];
     struct service *service = open_default();
-    struct call *calls[BACKLOG], *late = NULL;
-    struct call_params params = rig_params(prompts[0], REPLY);
+    struct timed timed[BACKLOG], late;
+    int passed = 0;
     rig_new(service, me, NULL, mine);
     rig_new(service, other, NULL, theirs);
     for (int i = 0; i < BACKLOG; i++)
-        assert_int_equal(service_call_start(service, me, mine, &params, &calls[i], NULL), 0);
-    assert_int_equal(service_call_start(service, other, theirs, &params, &late, NULL), 0);
-    struct rig_reply reply = rig_finish(late);
-    assert_int_equal(reply.result.code, 0);
-    rig_reply_deinit(&reply);
-    struct service_status status;
-    service_status(service, &status);
-    assert_true(status.calls_total < BACKLOG); /* ours are not all done */
+        start_timed(service, me, mine, &timed[i]);
+    start_timed(service, other, theirs, &late);
     for (int i = 0; i < BACKLOG; i++) {
-        reply = rig_finish(calls[i]);
+        struct rig_reply reply = rig_finish(timed[i].call);
         assert_int_equal(reply.result.code, 0);
-        assert_int_equal(reply.result.turn, i); /* and come in their order */
+        assert_int_equal(reply.result.turn, i); /* in their order */
+        timed[i].queue_ms = reply.result.queue_ms;
         rig_reply_deinit(&reply);
     }
+    struct rig_reply reply = rig_finish(late.call);
+    assert_int_equal(reply.result.code, 0);
+    late.queue_ms = reply.result.queue_ms;
+    rig_reply_deinit(&reply);
+    for (int i = 0; i < BACKLOG; i++) /* those that began surely after it came and surely before it began */
+        passed += timed[i].before_ms + timed[i].queue_ms > late.after_ms &&
+                  timed[i].after_ms + timed[i].queue_ms < late.before_ms + late.queue_ms;
+    assert_in_range(passed, 0, 1);
     service_close(service);
 }
 
 /* ---- cancelling ---- */
 
+/* A call that goes on for as long as the context lasts, unless an end token is drawn, which does happen:
+ * tests that need one in its middle try again. */
 static struct call *start_long(struct service *service, const char *id)
 {
+    static uint64_t seed;
     struct call *call = NULL;
     struct call_params params = rig_params("Tell me everything about the restaurants there.", 0);
-    params.sampling.temperature = 10; /* goes on and on: an end token is one of thousands */
+    params.sampling.temperature = 10; /* nearly all tokens alike */
     params.sampling.top_k = 0;
     params.sampling.top_p = 1;
-    params.sampling.seed = 5;
+    params.sampling.seed = ++seed;
     assert_int_equal(service_call_start(service, me, id, &params, &call, NULL), 0);
     return call;
 }
 
+/* Until it is in its middle, or already over. */
 static void wait_for_text(struct call *call)
 {
     struct buffer text = {0};
-    enum call_event event;
-    while ((event = call_wait(call, 1000, &text)) == CALL_WAITING)
+    while (call_wait(call, 1000, &text) == CALL_WAITING)
         ;
-    assert_int_equal(event, CALL_TEXT);
     buffer_deinit(&text);
+}
+
+/* Starts two long calls to id, cancels one in its middle and the other before it begins, and checks that the
+ * context is as before; true if it had slid. A call that was done before it could be cancelled is not what is
+ * looked for: then id becomes the context of before, and other calls are tried. */
+static bool cancel_in_the_middle(struct service *service, char id[JOURNAL_ID_BYTES])
+{
+    for (int tries = 0; tries < 50; tries++) {
+        struct context_info before;
+        assert_int_equal(service_context_fork(service, me, id, NULL, &before, NULL), 0);
+        struct call *call = start_long(service, id), *waiting = start_long(service, id);
+        wait_for_text(call);
+        call_cancel(waiting);
+        call_cancel(call);
+        struct rig_reply reply = rig_finish(call), none = rig_finish(waiting);
+        bool slid = reply.result.turns_dropped > 0;
+        bool cancelled = reply.result.code == -ECANCELED && none.result.code == -ECANCELED;
+        if (cancelled) {
+            assert_string_equal(reply.result.error.text, "the call was cancelled");
+            assert_int_equal(none.text.length, 0);
+            struct context_info after = info_of(service, id);
+            assert_int_equal(after.tokens, before.tokens);
+            assert_int_equal(after.record.turn_count, before.record.turn_count);
+            assert_int_equal(after.record.window_turn, before.record.window_turn);
+            assert_true(after.tokens_resident <= after.tokens);
+            if (!slid)
+                assert_true(after.tokens_resident >= before.tokens_resident);
+            assert_false(after.busy);
+            context_info_deinit(&after);
+        }
+        rig_reply_deinit(&reply);
+        rig_reply_deinit(&none);
+        assert_int_equal(service_context_delete(service, me, cancelled ? before.record.id : id, NULL), 0);
+        if (!cancelled)
+            memcpy(id, before.record.id, JOURNAL_ID_BYTES);
+        context_info_deinit(&before);
+        if (cancelled)
+            return slid;
+    }
+    fail_msg("no call was ever in its middle");
+    return false;
 }
 
 static void test_cancel_leaves_things_as_before(void **state)
 {
     (void)state;
-    char id[JOURNAL_ID_BYTES];
+    char id[JOURNAL_ID_BYTES], gone[JOURNAL_ID_BYTES];
     struct service *service = open_default();
     rig_new(service, me, system_prompt, id);
+    rig_new(service, me, system_prompt, gone);
     for (int t = 0; t < TURNS; t++) {
-        struct context_info before = info_of(service, id);
-        struct call *call = start_long(service, id), *waiting = start_long(service, id);
-        wait_for_text(call);
-        struct context_info during = info_of(service, id);
-        assert_true(during.busy);
-        call_cancel(waiting); /* not begun */
-        call_cancel(call);
-        struct rig_reply reply = rig_finish(call);
-        assert_int_equal(reply.result.code, -ECANCELED);
-        assert_string_equal(reply.result.error.text, "the call was cancelled");
-        rig_reply_deinit(&reply);
-        reply = rig_finish(waiting);
-        assert_int_equal(reply.result.code, -ECANCELED);
-        assert_int_equal(reply.text.length, 0);
-        rig_reply_deinit(&reply);
-        struct context_info after = info_of(service, id);
-        assert_int_equal(after.tokens, before.tokens);
-        assert_int_equal(after.record.turn_count, t);
-        assert_true(after.tokens_resident >= before.tokens_resident && after.tokens_resident <= after.tokens);
-        assert_false(after.busy);
-        context_info_deinit(&before);
-        context_info_deinit(&during);
-        context_info_deinit(&after);
-        if (t == 2)
-            call_release(start_long(service, id)); /* a client that goes away */
+        assert_false(cancel_in_the_middle(service, id));
+        call_release(start_long(service, gone)); /* a client that goes away */
         expect_turn(service, id, 0, t);
     }
     struct service_status status;
     service_status(service, &status);
-    assert_int_equal(status.calls_cancelled, 2 * TURNS + 1);
-    assert_int_equal(status.calls_total, 3 * TURNS + 1);
+    assert_true(status.calls_cancelled >= 2 * TURNS);
+    assert_true(status.calls_total >= status.calls_cancelled + TURNS);
+    assert_int_equal(status.calls_failed, 0);
+    service_close(service);
+}
+
+static void test_busy(void **state)
+{
+    (void)state;
+    char id[JOURNAL_ID_BYTES];
+    struct service *service = open_default();
+    bool busy = false;
+    rig_new(service, me, system_prompt, id);
+    for (int tries = 0; tries < 50 && !busy; tries++) {
+        struct call *call = start_long(service, id);
+        struct context_info info = info_of(service, id);
+        busy = info.busy;
+        context_info_deinit(&info);
+        call_cancel(call);
+        struct rig_reply reply = rig_finish(call);
+        rig_reply_deinit(&reply);
+        info = info_of(service, id);
+        assert_false(info.busy);
+        context_info_deinit(&info);
+    }
+    assert_true(busy);
     service_close(service);
 }
 
@@ -430,19 +498,21 @@ static void test_delete(void **state)
     char id[JOURNAL_ID_BYTES];
     struct context_info info;
     struct service *service = open_default();
-    rig_new(service, me, system_prompt, id);
-    expect_turn(service, id, 0, 0);
-    struct call *running = start_long(service, id), *waiting = start_long(service, id);
-    wait_for_text(running);
-    assert_int_equal(service_context_delete(service, me, id, NULL), 0);
-    struct rig_reply reply = rig_finish(running);
-    assert_int_equal(reply.result.code, -ECANCELED);
-    rig_reply_deinit(&reply);
-    reply = rig_finish(waiting);
-    assert_int_equal(reply.result.code, -ECANCELED);
-    rig_reply_deinit(&reply);
-    assert_int_equal(service_context_get(service, me, id, &info, NULL), -ENOENT);
-    assert_int_equal(service_context_delete(service, me, id, NULL), -ENOENT);
+    bool met = false; /* a call in its middle */
+    for (int tries = 0; tries < 50 && !met; tries++) {
+        rig_new(service, me, system_prompt, id);
+        expect_turn(service, id, 0, 0);
+        struct call *running = start_long(service, id), *waiting = start_long(service, id);
+        wait_for_text(running);
+        assert_int_equal(service_context_delete(service, me, id, NULL), 0);
+        struct rig_reply reply = rig_finish(running), none = rig_finish(waiting);
+        met = reply.result.code == -ECANCELED && none.result.code == -ECANCELED;
+        rig_reply_deinit(&reply);
+        rig_reply_deinit(&none);
+        assert_int_equal(service_context_get(service, me, id, &info, NULL), -ENOENT);
+        assert_int_equal(service_context_delete(service, me, id, NULL), -ENOENT);
+    }
+    assert_true(met);
     struct service_status status = {.kv_resident_bytes = 1};
     for (int i = 0; i < 500 && status.kv_resident_bytes; i++) {
         service_status(service, &status);
@@ -455,45 +525,54 @@ static void test_delete(void **state)
 
 static void *stop_soon(void *service)
 {
-    service_stop(service, 100);
+    service_stop(service, 5);
     return NULL;
+}
+
+/* Stops a service in the middle of a call, with another waiting, and checks that what was told is what is
+ * found. True if both were cut short. */
+static bool stop_in_the_middle(void)
+{
+    char ids[2][JOURNAL_ID_BYTES];
+    struct service *service = open_default();
+    struct error error;
+    pthread_t thread;
+    for (int i = 0; i < 2; i++)
+        rig_new(service, me, system_prompt, ids[i]);
+    expect_turn(service, ids[0], 0, 0);
+    struct call *running = start_long(service, ids[0]), *waiting = start_long(service, ids[1]), *late = NULL;
+    wait_for_text(running);
+    uint64_t start = clock_ns();
+    assert_int_equal(pthread_create(&thread, NULL, stop_soon, service), 0);
+    struct rig_reply replies[2] = {rig_finish(running), rig_finish(waiting)};
+    pthread_join(thread, NULL);
+    assert_true(clock_ms_since(start) < 10000);
+    struct call_params params = rig_params("Hello", 1);
+    assert_int_equal(service_call_start(service, me, ids[0], &params, &late, &error), -ESHUTDOWN);
+    assert_string_equal(error.text, "the service is shutting down");
+    service_close(service);
+    service = open_default();
+    for (int i = 0; i < 2; i++) {
+        struct context_info info = info_of(service, ids[i]);
+        assert_true(replies[i].result.code == -ESHUTDOWN || replies[i].result.code == 0);
+        assert_int_equal(info.record.turn_count, (i == 0) + (replies[i].result.code == 0));
+        context_info_deinit(&info);
+    }
+    bool cut = replies[0].result.code && replies[1].result.code;
+    if (replies[0].result.code)
+        expect_turn(service, ids[0], 0, 1);
+    rig_reply_deinit(&replies[0]);
+    rig_reply_deinit(&replies[1]);
+    service_close(service);
+    return cut;
 }
 
 static void test_stop_cancels_after_the_grace(void **state)
 {
     (void)state;
-    char ids[2][JOURNAL_ID_BYTES];
-    struct service *service = open_default();
-    struct error error;
-    pthread_t thread;
-    rig_new(service, me, system_prompt, ids[0]);
-    rig_new(service, me, system_prompt, ids[1]);
-    expect_turn(service, ids[0], 0, 0);
-    struct call *running = start_long(service, ids[0]), *waiting = start_long(service, ids[1]), *late = NULL;
-    wait_for_text(running);
-    uint64_t start = clock_ns();
-    pthread_create(&thread, NULL, stop_soon, service);
-    struct rig_reply reply = rig_finish(waiting);
-    assert_int_equal(reply.result.code, -ESHUTDOWN);
-    rig_reply_deinit(&reply);
-    struct call_params params = rig_params("Hello", 1);
-    assert_int_equal(service_call_start(service, me, ids[0], &params, &late, &error), -ESHUTDOWN);
-    assert_string_equal(error.text, "the service is shutting down");
-    pthread_join(thread, NULL);
-    assert_true(clock_ms_since(start) < 5000);
-    reply = rig_finish(running);
-    /* either it came to its end within the grace or it was cut short */
-    assert_true(reply.result.code == -ESHUTDOWN || reply.result.code == 0);
-    bool kept = reply.result.code == 0;
-    rig_reply_deinit(&reply);
-    service_close(service);
-    service = open_default();
-    struct context_info info = info_of(service, ids[0]);
-    assert_int_equal(info.record.turn_count, kept ? 2 : 1);
-    context_info_deinit(&info);
-    if (!kept)
-        expect_turn(service, ids[0], 0, 1);
-    service_close(service);
+    int tries = 0;
+    while (!stop_in_the_middle())
+        assert_true(++tries < 50);
 }
 
 static void test_stop_lets_the_running_call_finish(void **state)
@@ -624,37 +703,6 @@ static void test_slide(void **state)
     service_close(service);
 }
 
-/* Cancels a long call to id in its middle; true if it slid. A call that was done before it could be cancelled
- * is not what is looked for: then id becomes the context of before and another is tried. */
-static bool cancel_in_the_middle(struct service *service, char id[JOURNAL_ID_BYTES])
-{
-    for (int tries = 0; tries < 50; tries++) {
-        struct context_info before;
-        assert_int_equal(service_context_fork(service, me, id, NULL, &before, NULL), 0);
-        struct call *call = start_long(service, id);
-        wait_for_text(call);
-        call_cancel(call);
-        struct rig_reply reply = rig_finish(call);
-        bool slid = reply.result.turns_dropped > 0;
-        int code = reply.result.code;
-        rig_reply_deinit(&reply);
-        if (code == -ECANCELED) {
-            struct context_info after = info_of(service, id);
-            assert_int_equal(after.tokens, before.tokens);
-            assert_int_equal(after.record.window_turn, before.record.window_turn);
-            context_info_deinit(&after);
-        }
-        assert_int_equal(service_context_delete(service, me, code == 0 ? id : before.record.id, NULL), 0);
-        if (code == 0)
-            memcpy(id, before.record.id, JOURNAL_ID_BYTES);
-        context_info_deinit(&before);
-        if (code == -ECANCELED)
-            return slid;
-    }
-    fail_msg("no call was ever in its middle");
-    return false;
-}
-
 static void test_slide_is_undone(void **state)
 {
     (void)state;
@@ -731,11 +779,13 @@ static void test_stop_strings(void **state)
     const char *full = reference[0][0];
     size_t length = strlen(full);
     struct service *service = open_default();
-    assert_true(length > 12);
-    for (size_t at = 0; at + 3 <= length && at < 24; at++) {
-        char id[JOURNAL_ID_BYTES], stop[4], expected[256];
-        memcpy(stop, full + at, 3);
-        stop[3] = 0;
+    assert_true(length > 24);
+    for (size_t at = 0; at < 24; at++) { /* of one token and of several */
+        size_t bytes = at % 2 ? 3 : 12;
+        if (at + bytes > length)
+            continue;
+        char id[JOURNAL_ID_BYTES], stop[16] = "", expected[256];
+        memcpy(stop, full + at, bytes);
         size_t first = (size_t)(strstr(full, stop) - full);
         const char *stops[2] = {"never said, surely", stop};
         rig_new(service, me, system_prompt, id);
@@ -763,7 +813,7 @@ static void test_stop_strings(void **state)
         buffer_deinit(&spelled);
         journal_turns_free(turns, count);
 
-        if (at % 6 == 0) { /* what was kept in memory equals what is rebuilt */
+        if (at % 4 < 2) { /* what was kept in memory equals what is rebuilt */
             struct context_info copy;
             assert_int_equal(service_context_fork(service, me, id, NULL, &copy, NULL), 0);
             reply = rig_ask(service, me, id, prompts[1], REPLY);
@@ -881,22 +931,23 @@ static void test_limits(void **state)
     rig_new(service, me, NULL, second);
     assert_int_equal(service_context_new(service, me, NULL, NULL, &info, &error), -EDQUOT);
     assert_int_equal(service_context_fork(service, me, id, NULL, &info, &error), -EDQUOT);
-    struct call *running = start_long(service, id), *waiting[2], *late = NULL;
-    wait_for_text(running);
-    for (int i = 0; i < 2; i++)
-        waiting[i] = start_long(service, id);
+    struct call *calls[50] = {NULL}, *late = NULL;
     struct call_params params = rig_params("Hello", 1);
-    assert_int_equal(service_call_start(service, me, second, &params, &late, &error), -EAGAIN);
-    call_cancel(waiting[0]); /* makes room */
+    int code = 0, count = 0;
+    while (code == 0 && count < 50) { /* they come faster than they go */
+        struct call_params open = rig_params(prompts[0], 0);
+        code = service_call_start(service, me, id, &open, &calls[count], &error);
+        count += code == 0;
+    }
+    assert_int_equal(code, -EAGAIN);
+    assert_non_null(strstr(error.text, "too many calls wait"));
+    call_cancel(calls[count - 1]); /* makes room */
     assert_int_equal(service_call_start(service, me, second, &params, &late, &error), 0);
-    call_cancel(waiting[1]);
-    call_cancel(running);
+    for (int i = 0; i < count; i++)
+        call_release(calls[i]);
     struct rig_reply reply = rig_finish(late);
     assert_int_equal(reply.result.code, 0);
     rig_reply_deinit(&reply);
-    call_release(waiting[0]);
-    call_release(waiting[1]);
-    call_release(running);
     service_close(service);
 }
 
@@ -991,6 +1042,7 @@ int main(void)
         WITH(test_many_threads),
         WITH(test_fair_between_apps),
         WITH(test_cancel_leaves_things_as_before),
+        WITH(test_busy),
         WITH(test_delete),
         WITH(test_stop_cancels_after_the_grace),
         WITH(test_stop_lets_the_running_call_finish),

@@ -2,6 +2,7 @@
  * bit by bit; recognition; what may not be forged; memory that runs out. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
