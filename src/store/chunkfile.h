@@ -10,8 +10,9 @@
  *
  * A chunk's key is a 128-bit keyed hash of its owner and of all tokens up to its end, salted per daemon
  * (libsodium), so that only contexts of one owner with the same beginning share. Segments are counted
- * references; the file goes when the last goes and the segment was marked dead. Thread rules: one thread (the
- * worker) owns the store; segment_write may run on another thread, one at a time. */
+ * references; the file goes when the last goes and the segment was killed. Thread rules: one thread (the
+ * worker) owns the store; segment_write may run on another thread, one at a time, and then touches nothing
+ * that the worker does without the store's mutex. */
 #ifndef LLMS_STORE_CHUNKFILE_H
 #define LLMS_STORE_CHUNKFILE_H
 
@@ -47,14 +48,15 @@ struct segment_chunk {
 int chunk_store_open(const char *directory, uint64_t model_fingerprint, const struct chunk_geometry *geometry,
                      bool (*known)(void *argument, const char *context), void *argument,
                      struct chunk_store **out, struct error *error);
-void chunk_store_close(struct chunk_store *store);
+void chunk_store_close(struct chunk_store *store); /* NULL is fine; segments still referred to go too */
 
 void chunk_key_start(const struct chunk_store *store, const char *owner, struct chunk_key *state);
 /* Continues a key over the next tokens: state after chunk i is chunk i's key. */
 void chunk_key_next(const struct chunk_store *store, struct chunk_key *state, const int32_t *tokens,
                     size_t count);
 
-/* Finds a chunk by key among published segments; takes a reference on *segment. 0 or -ENOENT. */
+/* Finds a chunk by key among published segments, in the newest that has it; takes a reference on *segment. 0
+ * or -ENOENT. */
 int chunk_store_find(struct chunk_store *store, const struct chunk_key *key, struct segment **segment,
                      uint32_t *index);
 
@@ -72,10 +74,14 @@ void segment_unref(struct chunk_store *store, struct segment *segment);
 void segment_kill(struct chunk_store *store, struct segment *segment);
 void chunk_store_delete_context(struct chunk_store *store,
                                 const char *context); /* segment_kill for all of its */
+/* segment_kill for those of the context's segments that nobody refers to: after a context's chunks were
+ * looked up or written, the rest of its files has been replaced. */
+void chunk_store_sweep(struct chunk_store *store, const char *context);
 
 /* Where layer `layer` of chunks first..first+count-1 lies: the aligned range to read (offset and bytes
  * multiples of 4096) and, for chunk i of them, its slice at slice_at[i] bytes into that range. descriptor:
- * open for direct reading where the file system allows it. */
+ * open for direct reading where the file system allows it; it stays open until the last segment_unref of a
+ * killed segment or chunk_store_trim. -EINVAL: there are no such chunks; or what opening the file answers. */
 struct segment_range {
     int descriptor;
     uint64_t offset;
@@ -86,6 +92,8 @@ int segment_layer_range(struct segment *segment, uint32_t layer, uint32_t first,
 /* Whether a slice as read matches its checksum. */
 bool segment_slice_valid(const struct segment *segment, uint32_t layer, uint32_t index, const void *slice);
 
+/* Closes descriptors that have not been asked for lately where many are open. No read may be in flight. */
+void chunk_store_trim(struct chunk_store *store);
 uint64_t chunk_store_bytes(const struct chunk_store *store); /* of all live segments on flash */
 
 #endif
