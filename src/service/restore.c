@@ -51,6 +51,7 @@ struct restore {
     uint32_t layers, next_layer; /* to be read next */
     uint32_t delivered;          /* layers that are in the chunks */
     uint64_t stall_ns, bytes;
+    uint64_t usable_ns;   /* when all that was missing had come back */
     struct tokens tokens; /* the pass */
     uint32_t *positions;
     size_t recomputed_tokens;
@@ -289,6 +290,8 @@ static int gate(void *argument, uint32_t layer)
     await(r, slot);
     int code = deliver(r, slot, layer);
     r->delivered = layer + 1;
+    if (r->delivered == r->layers)
+        r->usable_ns = clock_ns();
     if (code == 0 && r->next_layer < r->layers)
         code = start_layer(r);
     return code;
@@ -371,8 +374,10 @@ static void finish(struct restore *r, int code)
     }
     r->turn->result->bytes_read += r->bytes;
     for (size_t i = 0; i < r->count && code < 0; i++)
-        if (r->missing[i]->data) /* claimed here and not whole */
+        if (r->missing[i]->data) { /* claimed here and not whole */
+            r->missing[i]->locked = false;
             kv_chunk_drop(r->sequence->pool, r->missing[i]);
+        }
     for (size_t i = 0; i < r->turn->bad_count; i++)
         lose(r, r->turn->bad[i], "its copy on flash is unreadable or does not match its checksum");
     r->turn->bad_count = 0;
@@ -408,11 +413,16 @@ static int attempt(struct turn *turn, size_t end, bool logits)
         code = make_slots(&r);
     if (code == 0)
         code = make_pass(&r, end);
+    r.usable_ns = clock_ns();
     if (code == 0)
         code = run_pass(&r, logits);
     if (code == 0) {
         observe(&r, clock_ms_since(start) / 1e3);
         turn->result->stall_ms = (double)r.stall_ns / 1e6;
+        if (r.recomputed_tokens ||
+            r.sequence->tokens < turn->context->computed) /* came back with the pass itself */
+            r.usable_ns = clock_ns();
+        turn->result->switch_ms = (double)(r.usable_ns - turn->started_ns) / 1e6;
         turn->recomputed_tokens = r.recomputed_tokens;
         kv_sequence_advance(r.sequence, end > r.sequence->tokens ? end : r.sequence->tokens);
     }

@@ -166,7 +166,6 @@ static int restore(struct turn *turn, size_t end, bool logits)
     pthread_mutex_lock(&service->lock);
     service->status.recomputed_tokens_total += again;
     pthread_mutex_unlock(&service->lock);
-    turn->result->switch_ms = clock_ms_since(turn->started_ns);
     return 0;
 }
 

@@ -117,3 +117,8 @@ void rig_expect(struct service *service, const char *owner, const char *id, cons
     assert_string_equal(reply.text.data, expected);
     rig_reply_deinit(&reply);
 }
+
+bool rig_stressed(void)
+{
+    return getenv("LLMS_STRESS") != NULL;
+}

@@ -38,4 +38,6 @@ void rig_reply_deinit(struct rig_reply *reply);
 void rig_expect(struct service *service, const char *owner, const char *id, const char *prompt,
                 uint32_t max_tokens, const char *expected);
 
+bool rig_stressed(void); /* the suite runs under LLMS_STRESS: what is resident is not what it would be */
+
 #endif
