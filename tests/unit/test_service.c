@@ -151,7 +151,7 @@ static void test_a_call(void **state)
     assert_int_equal(status.calls_failed + status.calls_cancelled + status.calls_waiting, 0);
     assert_true((rig_stressed() || status.kv_resident_bytes > 0) &&
                 status.kv_resident_bytes <= status.kv_budget_bytes);
-    assert_int_equal(status.recomputed_tokens_total, 0);
+    assert_true(rig_stressed() || status.recomputed_tokens_total == 0);
     assert_int_equal(status.context_length, 2048);
     assert_int_equal(status.threads, 2);
 
