@@ -149,6 +149,13 @@ static void damage_is_one_step_from_the_best(void **state)
         }
         constrained++;
         assert_true(bytes <= budget);
+        for (size_t i = 0; i < count; i++) /* nothing that fits in what is left would be of use */
+            for (int l = 0; l < 4; l++)
+                if (choices(&rules, &chunks[i]) & 1u << l &&
+                    bytes - kv_chunk_bytes(&geometry, out[i]) + kv_chunk_bytes(&geometry, level_of[l]) <=
+                        budget)
+                    assert_true(error_of(&chunks[i], level_of[l]) >=
+                                error_of(&chunks[i], out[i]) * (1 - 1e-9));
         assert_true(error >= best.error * (1 - 1e-12));
         assert_true(error <= best.error + largest_step(&rules, chunks, count) + 1e-5 * best.error + 1e-12);
         exact += error <= best.error * (1 + 1e-5) + 1e-12;
