@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -16,9 +17,10 @@
 
 const struct chunk_geometry chunks_geometry = {CHUNKS_LAYERS, {8192, 4160, 2112, 1088}};
 
-void chunks_directory_make(char path[64])
+void chunks_directory_make(char path[64], bool in_memory)
 {
-    strcpy(path, "/tmp/llms-chunks-XXXXXX");
+    bool memory = in_memory && access("/dev/shm", W_OK) == 0;
+    snprintf(path, 64, "%s/llms-chunks-XXXXXX", memory ? "/dev/shm" : "/tmp");
     assert_non_null(mkdtemp(path));
 }
 

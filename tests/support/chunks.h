@@ -11,8 +11,8 @@
 enum { CHUNKS_LAYERS = 3 };
 extern const struct chunk_geometry chunks_geometry; /* slices of no round size at the low levels */
 
-/* /tmp/llms-chunks-XXXXXX, made; removed with all in it. */
-void chunks_directory_make(char path[64]);
+/* A new one on disk, or where there is a file system in memory there; removed with all in it. */
+void chunks_directory_make(char path[64], bool in_memory);
 void chunks_directory_remove(const char *path);
 unsigned chunks_files(const char *directory); /* files below it, the salt not counted */
 
