@@ -319,7 +319,7 @@ static void assert_rate(double (*measure)(struct aio *, size_t, size_t), struct 
                         size_t piece)
 {
     double rate = 0;
-    size_t bytes = (size_t)(asked / 12) / piece * piece;
+    size_t bytes = (size_t)(asked / 6) / piece * piece;
     aio_set_limit((uint64_t)asked);
     for (int tries = 0; tries < 20 && rate < asked * 0.8; tries++) {
         rate = measure(aio, bytes, piece);
@@ -331,11 +331,11 @@ static void assert_rate(double (*measure)(struct aio *, size_t, size_t), struct 
 static void rates(void **state)
 {
     struct aio *aio = create(state, 8);
-    static const double asked[] = {25e6, 100e6};
+    static const double asked[] = {10e6, 25e6};
     for (int i = 0; i < 2; i++) {
         assert_rate(read_rate, aio, asked[i], 64 << 10);
-        assert_rate(read_rate, aio, asked[i], 1 << 20);
-        assert_rate(write_rate, aio, asked[i], 1 << 20);
+        assert_rate(read_rate, aio, asked[i], 512 << 10);
+        assert_rate(write_rate, aio, asked[i], 512 << 10);
     }
     unsigned char byte;
     int descriptor = open(file.path, O_RDONLY);
@@ -352,9 +352,9 @@ static void rates(void **state)
     aio_set_limit(0);
     aio_pace((uint64_t)1 << 60);
     double rate = 0;
-    for (int tries = 0; tries < 20 && rate < 150e6; tries++)
+    for (int tries = 0; tries < 20 && rate < 30e6; tries++)
         rate = read_rate(aio, 12 << 20, 1 << 20);
-    assert_true(rate > 150e6); /* from the page cache */
+    assert_true(rate > 30e6); /* faster than any limit above let it be, under any sanitizer */
     aio_destroy(aio);
 }
 
