@@ -226,12 +226,12 @@ class StartAndStop(Case):
         """Streams get an end, calls an answer, unread streams are cut, and the exit is 0 within seconds."""
         daemon = self.daemon()
         contexts = [daemon.context() for _ in range(4)]
-        streams = [daemon.stream(c, "Tell me everything.", **LONG) for c in contexts[:3]]
-        waiting = daemon.connect()
-        waiting.request("POST", contexts[3] + "/calls", json.dumps(dict(prompt="Hello.", **LONG)))
-        while not daemon.get(contexts[3]).json["busy"]:  # a connection nobody took yet would just be closed
-            self.assertIsNone(daemon.process.poll())
-        with Slowed(daemon.process):
+        with Slowed(daemon.process):  # else the replies could be over before the signal comes
+            streams = [daemon.stream(c, "Tell me everything.", **LONG) for c in contexts[:3]]
+            waiting = daemon.connect()
+            waiting.request("POST", contexts[3] + "/calls", json.dumps(dict(prompt="Hello.", **LONG)))
+            while not daemon.get(contexts[3]).json["busy"]:  # a connection nobody took yet would just be closed
+                self.assertIsNone(daemon.process.poll())
             start = time.monotonic()
             daemon.process.send_signal(signal.SIGTERM)
             for stream in streams[:2]:

@@ -388,6 +388,67 @@ static void test_readers_fail(void **state)
     journal_close(journal);
 }
 
+/* Power is lost right after something was acknowledged: what was synced by then is all there is, and it is
+ * enough. */
+static void check_power_loss(const char *image, const char *id, const char *deleted, uint64_t turns)
+{
+    static const char *const names[] = {"journal.db", "journal.db-wal"};
+    char command[512], lost[80];
+    struct journal *journal = NULL;
+    struct journal_context context;
+    struct error error = {0};
+    snprintf(lost, sizeof lost, "%s/lost", image);
+    snprintf(command, sizeof command, "rm -rf %s && mkdir %s && cp %s/journal.db* %s", lost, lost, image,
+             lost);
+    assert_int_equal(system(command), 0);
+    sqlite_faults_shadow(NULL);
+    if (journal_open(lost, model, &journal, &error) < 0)
+        fail_msg("%s", error.text);
+    assert_int_equal(journal_context_get(journal, "1/app", id, &context, NULL), 0);
+    assert_int_equal(context.turn_count, turns);
+    check_turns(journal, id, turns);
+    journal_context_deinit(&context);
+    if (deleted)
+        assert_int_equal(journal_context_get(journal, "1/app", deleted, &context, NULL), -ENOENT);
+    journal_close(journal);
+    for (int i = 0; i < 2; i++) {
+        snprintf(lost, sizeof lost, "%s/lost/%s", image, names[i]);
+        unlink(lost);
+    }
+    sqlite_faults_shadow(image);
+}
+
+static void test_power_loss(void **state)
+{
+    (void)state;
+    char image[] = "/tmp/llms-journal-XXXXXX", command[512];
+    char id[JOURNAL_ID_BYTES], doomed[JOURNAL_ID_BYTES];
+    struct journal *journal = NULL;
+    clean();
+    assert_non_null(mkdtemp(image));
+    assert_int_equal(journal_open(directory, model, &journal, NULL), 0); /* the empty file was synced by us */
+    journal_close(journal);
+    snprintf(command, sizeof command, "cp %s/journal.db %s", directory, image);
+    assert_int_equal(system(command), 0);
+    sqlite_faults_shadow(image);
+    assert_int_equal(journal_open(directory, model, &journal, NULL), 0);
+    assert_int_equal(create(journal, id), 0);
+    check_power_loss(image, id, NULL, 0);
+    for (int turn = 0; turn < TURNS; turn++) {
+        assert_int_equal(create(journal, doomed), 0);
+        assert_int_equal(append(journal, doomed, 0), 0);
+        assert_int_equal(append(journal, id, turn), 0);
+        check_power_loss(image, id, NULL, (uint64_t)turn + 1);
+        assert_int_equal(journal_context_delete(journal, "1/app", doomed, NULL), 0);
+        check_power_loss(image, id, doomed, (uint64_t)turn + 1);
+    }
+    journal_close(journal);
+    check_power_loss(image, id, doomed, TURNS);
+    sqlite_faults_shadow(NULL);
+    snprintf(command, sizeof command, "rm -rf %s", image);
+    assert_int_equal(system(command), 0);
+}
+
 int main(void)
 {
     const char *base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"; /* what is tested needs no disk */
@@ -399,6 +460,7 @@ int main(void)
         cmocka_unit_test(test_syncs_fail),       cmocka_unit_test(test_opens_fail),
         cmocka_unit_test(test_reads_fail),       cmocka_unit_test(test_files_fail),
         cmocka_unit_test(test_allocations_fail), cmocka_unit_test(test_readers_fail),
+        cmocka_unit_test(test_power_loss),
     };
     int failed = cmocka_run_group_tests_name("journal faults", tests, setup_sqlite, teardown_sqlite);
     clean();

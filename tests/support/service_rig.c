@@ -12,6 +12,12 @@
 
 #include "base/memory.h"
 
+const char *const rig_prompts[RIG_TURNS] = {
+    "Hello! I want to book a table for two people on Friday.", "Remember this note: the door code is 4711.",
+    "What kind of food do they serve there?", "What was the door code in my note?",
+    "Thank you, please confirm the booking."};
+const char rig_system_prompt[] = "You are a helpful assistant who books tables and keeps notes.";
+
 void rig_directory(char directory[64])
 {
     snprintf(directory, 64, "%s/llms-service-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
@@ -121,4 +127,50 @@ void rig_expect(struct service *service, const char *owner, const char *id, cons
 bool rig_stressed(void)
 {
     return getenv("LLMS_STRESS") != NULL;
+}
+
+void rig_reference_make(const char *owner, char *reference[2][RIG_TURNS])
+{
+    char directory[64], id[JOURNAL_ID_BYTES];
+    rig_directory(directory);
+    struct service_options options = rig_options(directory);
+    struct service *service = rig_open(&options);
+    for (int c = 0; c < 2; c++) {
+        rig_new(service, owner, c ? NULL : rig_system_prompt, id);
+        for (int t = 0; t < RIG_TURNS; t++) {
+            struct rig_reply reply = rig_ask(service, owner, id, rig_prompts[t], RIG_REPLY);
+            reference[c][t] = mem_strdup(reply.text.data);
+            rig_reply_deinit(&reply);
+        }
+    }
+    service_close(service);
+    rig_remove(directory);
+}
+
+void rig_reference_free(char *reference[2][RIG_TURNS])
+{
+    for (int c = 0; c < 2; c++)
+        for (int t = 0; t < RIG_TURNS; t++)
+            mem_free(reference[c][t]);
+}
+
+struct call *rig_start_long(struct service *service, const char *owner, const char *id)
+{
+    static uint64_t seed;
+    struct call *call = NULL;
+    struct call_params params = rig_params("Tell me everything about the restaurants there.", 0);
+    params.sampling.temperature = 10; /* nearly all tokens alike */
+    params.sampling.top_k = 0;
+    params.sampling.top_p = 1;
+    params.sampling.seed = ++seed;
+    assert_int_equal(service_call_start(service, owner, id, &params, &call, NULL), 0);
+    return call;
+}
+
+void rig_wait_for_text(struct call *call)
+{
+    struct buffer text = {0};
+    while (call_wait(call, 1000, &text) == CALL_WAITING)
+        ;
+    buffer_deinit(&text);
 }

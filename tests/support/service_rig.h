@@ -34,6 +34,19 @@ struct rig_reply rig_ask(struct service *service, const char *owner, const char 
 struct rig_reply rig_finish(struct call *call);
 void rig_reply_deinit(struct rig_reply *reply);
 
+/* A conversation that spans several chunks, and what the model answers to it when nothing disturbs it: with
+ * the system prompt ([0]), and without ([1]). */
+enum { RIG_TURNS = 5, RIG_REPLY = 20 };
+extern const char *const rig_prompts[RIG_TURNS];
+extern const char rig_system_prompt[];
+void rig_reference_make(const char *owner, char *reference[2][RIG_TURNS]);
+void rig_reference_free(char *reference[2][RIG_TURNS]);
+
+/* A call that goes on for as long as the context lasts, unless an end token is drawn, which does happen:
+ * tests that need one in its middle try again. */
+struct call *rig_start_long(struct service *service, const char *owner, const char *id);
+void rig_wait_for_text(struct call *call); /* until it is in its middle, or already over */
+
 /* Asks and asserts that the reply is `expected`. */
 void rig_expect(struct service *service, const char *owner, const char *id, const char *prompt,
                 uint32_t max_tokens, const char *expected);

@@ -2,6 +2,9 @@
 
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
 #include <sqlite3.h>
 
@@ -23,8 +26,11 @@ static bool faulty(unsigned operation)
     return true;
 }
 
+static const char *shadow; /* directory; NULL: none */
+
 struct shim_file {
     sqlite3_file base;
+    const char *name;   /* SQLite's, valid while the file is open */
     sqlite3_file *real; /* behind this struct */
 };
 
@@ -61,17 +67,42 @@ static int shim_truncate(sqlite3_file *file, sqlite3_int64 bytes)
     return real_of(file)->pMethods->xTruncate(real_of(file), bytes);
 }
 
-static int shim_sync(sqlite3_file *file, int flags)
+static void shadow_path(const char *name, char path[256])
 {
-    if (faulty(SQLITE_FAULT_SYNC))
-        return SQLITE_IOERR_FSYNC;
-    (void)file, (void)flags; /* no power is lost here: the sweeps need not wait for the disk */
-    return SQLITE_OK;
+    const char *slash = strrchr(name, '/');
+    snprintf(path, 256, "%s/%s", shadow, slash ? slash + 1 : name);
 }
 
 static int shim_size(sqlite3_file *file, sqlite3_int64 *bytes)
 {
     return real_of(file)->pMethods->xFileSize(real_of(file), bytes);
+}
+
+/* What is in the file now would be there after a loss of power. */
+static int shadow_sync(sqlite3_file *file)
+{
+    char path[256], block[4096];
+    sqlite3_int64 bytes = 0;
+    shim_size(file, &bytes);
+    shadow_path(((struct shim_file *)(void *)file)->name, path);
+    FILE *out = fopen(path, "wb");
+    if (!out)
+        return SQLITE_IOERR_FSYNC;
+    for (sqlite3_int64 at = 0; at < bytes; at += (sqlite3_int64)sizeof block) {
+        int n = bytes - at < (sqlite3_int64)sizeof block ? (int)(bytes - at) : (int)sizeof block;
+        real_of(file)->pMethods->xRead(real_of(file), block, n, at);
+        fwrite(block, 1, (size_t)n, out);
+    }
+    return fclose(out) == 0 ? SQLITE_OK : SQLITE_IOERR_FSYNC;
+}
+
+static int shim_sync(sqlite3_file *file, int flags)
+{
+    (void)flags;
+    if (faulty(SQLITE_FAULT_SYNC))
+        return SQLITE_IOERR_FSYNC;
+    /* no power is lost while a test runs: the sweeps need not wait for the disk */
+    return shadow ? shadow_sync(file) : SQLITE_OK;
 }
 
 static int shim_lock(sqlite3_file *file, int level)
@@ -129,11 +160,28 @@ static int shim_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int
     file->pMethods = NULL;
     if (faulty(SQLITE_FAULT_OPEN))
         return SQLITE_CANTOPEN;
+    shim->name = name;
     shim->real = (sqlite3_file *)(void *)(shim + 1);
     int rc = real_vfs->xOpen(real_vfs, name, shim->real, flags, out_flags);
     if (rc == SQLITE_OK)
         file->pMethods = &shim_methods;
     return rc;
+}
+
+static int shim_delete(sqlite3_vfs *vfs, const char *name, int sync)
+{
+    char path[256];
+    (void)vfs;
+    if (shadow) {
+        shadow_path(name, path);
+        unlink(path);
+    }
+    return real_vfs->xDelete(real_vfs, name, sync);
+}
+
+void sqlite_faults_shadow(const char *directory)
+{
+    shadow = directory;
 }
 
 int sqlite_faults_install(void)
@@ -146,6 +194,7 @@ int sqlite_faults_install(void)
     shim_vfs.zName = "faulty";
     shim_vfs.szOsFile = (int)sizeof(struct shim_file) + real_vfs->szOsFile;
     shim_vfs.xOpen = shim_open;
+    shim_vfs.xDelete = shim_delete;
     return sqlite3_vfs_register(&shim_vfs, 1) == SQLITE_OK ? 0 : -1;
 }
 

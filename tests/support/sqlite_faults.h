@@ -19,4 +19,8 @@ int sqlite_faults_install(void);
 void sqlite_faults_set(unsigned mask, long nth, bool persistent, int code);
 long sqlite_faults_hits(void); /* since */
 
+/* Keeps in `directory` what of each file would survive a loss of power: its content when it was last synced.
+ * Files that are there already count as synced. NULL turns it off. */
+void sqlite_faults_shadow(const char *directory);
+
 #endif

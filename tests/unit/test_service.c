@@ -7,9 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -23,16 +21,8 @@ static char directory[64];
 
 static const char me[] = "1000/tests", other[] = "1000/other";
 
-/* What the conversations say. Long enough to span several chunks. */
-enum { TURNS = 5, REPLY = 20 };
-static const char *const prompts[TURNS] = {
-    "Hello! I want to book a table for two people on Friday.", "Remember this note: the door code is 4711.",
-    "What kind of food do they serve there?", "What was the door code in my note?",
-    "Thank you, please confirm the booking."};
-static const char system_prompt[] = "You are a helpful assistant who books tables and keeps notes.";
-
-/* The replies of an undisturbed conversation: with the system prompt, and without. */
-static char *reference[2][TURNS];
+/* The replies of an undisturbed conversation. */
+static char *reference[2][RIG_TURNS];
 
 static int setup(void **state)
 {
@@ -51,31 +41,15 @@ static int teardown(void **state)
 static int group_setup(void **state)
 {
     (void)state;
-    char id[JOURNAL_ID_BYTES];
-    if (!rig_model())
-        return 0;
     log_set_level(LOG_LEVEL_ERROR);
-    setup(NULL);
-    struct service_options options = rig_options(directory);
-    struct service *service = rig_open(&options);
-    for (int c = 0; c < 2; c++) {
-        rig_new(service, me, c ? NULL : system_prompt, id);
-        for (int t = 0; t < TURNS; t++) {
-            struct rig_reply reply = rig_ask(service, me, id, prompts[t], REPLY);
-            reference[c][t] = mem_strdup(reply.text.data);
-            rig_reply_deinit(&reply);
-        }
-    }
-    service_close(service);
-    return teardown(NULL);
+    rig_reference_make(me, reference);
+    return 0;
 }
 
 static int group_teardown(void **state)
 {
     (void)state;
-    for (int c = 0; c < 2; c++)
-        for (int t = 0; t < TURNS; t++)
-            mem_free(reference[c][t]);
+    rig_reference_free(reference);
     return 0;
 }
 
@@ -94,7 +68,7 @@ static struct context_info info_of(struct service *service, const char *id)
 
 static void expect_turn(struct service *service, const char *id, int c, int t)
 {
-    rig_expect(service, me, id, prompts[t], REPLY, reference[c][t]);
+    rig_expect(service, me, id, rig_prompts[t], RIG_REPLY, reference[c][t]);
 }
 
 /* ---- replies ---- */
@@ -104,22 +78,22 @@ static void test_a_call(void **state)
     (void)state;
     char id[JOURNAL_ID_BYTES];
     struct service *service = open_default();
-    rig_new(service, me, system_prompt, id);
+    rig_new(service, me, rig_system_prompt, id);
     struct context_info info = info_of(service, id);
     uint64_t base = info.tokens;
     assert_true(base > 5 && info.tokens_resident == 0 && !info.busy);
     assert_int_equal(info.chunks_missing, (base + 15) / 16);
     context_info_deinit(&info);
 
-    struct rig_reply reply = rig_ask(service, me, id, prompts[0], REPLY);
+    struct rig_reply reply = rig_ask(service, me, id, rig_prompts[0], RIG_REPLY);
     struct call_result *r = &reply.result;
     assert_true(reply.text.length > 0);
     assert_int_equal(r->turn, 0);
     assert_int_equal(r->context_tokens, r->prompt_tokens + r->reply_tokens);
     assert_true(r->prompt_tokens > base && r->cached_tokens == 0);
     assert_int_equal(r->chunks_resident + r->chunks_loaded + r->chunks_recomputed, 0);
-    assert_true(r->reply_tokens >= 1 && r->reply_tokens <= REPLY);
-    assert_int_equal(r->finish, r->reply_tokens == REPLY ? CALL_FINISH_LENGTH : CALL_FINISH_END);
+    assert_true(r->reply_tokens >= 1 && r->reply_tokens <= RIG_REPLY);
+    assert_int_equal(r->finish, r->reply_tokens == RIG_REPLY ? CALL_FINISH_LENGTH : CALL_FINISH_END);
     assert_true(r->ttft_ms > 0 && r->prompt_ms > 0 && r->total_ms >= r->ttft_ms);
     uint64_t tokens = r->context_tokens;
     rig_reply_deinit(&reply);
@@ -134,7 +108,7 @@ static void test_a_call(void **state)
     assert_int_equal(info.record.turn_count, 1);
     context_info_deinit(&info);
 
-    reply = rig_ask(service, me, id, prompts[1], 3);
+    reply = rig_ask(service, me, id, rig_prompts[1], 3);
     assert_int_equal(r->turn, 1);
     if (!rig_stressed())
         assert_true(r->cached_tokens + 1 >= tokens && r->cached_tokens <= tokens);
@@ -159,7 +133,7 @@ static void test_a_call(void **state)
     size_t count;
     assert_int_equal(service_context_turns(service, me, id, &turns, &count, NULL), 0);
     assert_int_equal(count, 2);
-    assert_string_equal(turns[0].prompt, prompts[0]);
+    assert_string_equal(turns[0].prompt, rig_prompts[0]);
     assert_string_equal(turns[0].reply, reference[0][0]);
     journal_turns_free(turns, count);
     service_close(service);
@@ -170,9 +144,9 @@ static void test_goes_on_after_reopening(void **state)
     (void)state;
     char ids[2][JOURNAL_ID_BYTES];
     struct service *service = open_default();
-    rig_new(service, me, system_prompt, ids[0]);
+    rig_new(service, me, rig_system_prompt, ids[0]);
     rig_new(service, me, NULL, ids[1]);
-    for (int t = 0; t < TURNS; t++)
+    for (int t = 0; t < RIG_TURNS; t++)
         for (int c = 0; c < 2; c++) {
             expect_turn(service, ids[c], c, t);
             service_close(service);
@@ -186,7 +160,7 @@ static void test_goes_on_after_reopening(void **state)
 }
 
 /* Invariants 2, 6 and 8: a budget that holds only one of three contexts, and calls in turn. */
-static void switch_contexts(uint8_t level, const char *expected[TURNS])
+static void switch_contexts(uint8_t level, const char *expected[RIG_TURNS])
 {
     enum { CONTEXTS = 3 };
     char ids[CONTEXTS][JOURNAL_ID_BYTES], more[JOURNAL_ID_BYTES];
@@ -197,10 +171,10 @@ static void switch_contexts(uint8_t level, const char *expected[TURNS])
     struct service_status status;
     uint64_t recomputed = 0, back = 0, evicted = 0;
     for (int c = 0; c < CONTEXTS; c++)
-        rig_new(service, me, system_prompt, ids[c]);
-    for (int t = 0; t < TURNS; t++)
+        rig_new(service, me, rig_system_prompt, ids[c]);
+    for (int t = 0; t < RIG_TURNS; t++)
         for (int c = 0; c < CONTEXTS; c++) {
-            struct rig_reply reply = rig_ask(service, me, ids[c], prompts[t], REPLY);
+            struct rig_reply reply = rig_ask(service, me, ids[c], rig_prompts[t], RIG_REPLY);
             if (expected[t])
                 assert_string_equal(reply.text.data, expected[t]);
             else
@@ -229,7 +203,7 @@ static void switch_contexts(uint8_t level, const char *expected[TURNS])
         assert_true(reply.result.chunks_resident > 0);
     }
     rig_reply_deinit(&reply);
-    rig_new(service, me, system_prompt, more); /* so does the system prompt of a fresh one */
+    rig_new(service, me, rig_system_prompt, more); /* so does the system prompt of a fresh one */
     reply = rig_call(service, me, more, &params);
     assert_int_equal(reply.result.code, 0);
     rig_reply_deinit(&reply);
@@ -243,8 +217,8 @@ static void switch_contexts(uint8_t level, const char *expected[TURNS])
 static void test_eviction_changes_nothing(void **state)
 {
     (void)state;
-    const char *expected[TURNS];
-    for (int t = 0; t < TURNS; t++)
+    const char *expected[RIG_TURNS];
+    for (int t = 0; t < RIG_TURNS; t++)
         expected[t] = reference[0][t];
     switch_contexts(16, expected);
 }
@@ -252,9 +226,9 @@ static void test_eviction_changes_nothing(void **state)
 static void test_eviction_changes_nothing_at_8(void **state)
 {
     (void)state;
-    const char *expected[TURNS] = {NULL};
+    const char *expected[RIG_TURNS] = {NULL};
     switch_contexts(8, expected);
-    for (int t = 0; t < TURNS; t++) {
+    for (int t = 0; t < RIG_TURNS; t++) {
         assert_true(strlen(expected[t]) > 0);
         mem_free((char *)(uintptr_t)expected[t]);
     }
@@ -268,18 +242,18 @@ struct talker {
     struct service *service;
     char owner[32];
     char ids[2][JOURNAL_ID_BYTES];
-    char *replies[2][TURNS]; /* cmocka's asserts belong to the main thread */
+    char *replies[2][RIG_TURNS]; /* cmocka's asserts belong to the main thread */
     int failures;
 };
 
 static void *talk(void *argument)
 {
     struct talker *talker = argument;
-    for (int t = 0; t < TURNS; t++) {
+    for (int t = 0; t < RIG_TURNS; t++) {
         struct call *calls[2] = {NULL};
         struct error error;
         for (int c = 0; c < 2; c++) {
-            struct call_params params = rig_params(prompts[t], REPLY);
+            struct call_params params = rig_params(rig_prompts[t], RIG_REPLY);
             if (service_call_start(talker->service, talker->owner, talker->ids[c], &params, &calls[c],
                                    &error) < 0) {
                 talker->failures++;
@@ -319,7 +293,7 @@ static void test_many_threads(void **state)
         talkers[i] = (struct talker){.service = service};
         snprintf(talkers[i].owner, sizeof talkers[i].owner, "1000/app%d", i);
         for (int c = 0; c < 2; c++)
-            rig_new(service, talkers[i].owner, c ? NULL : system_prompt, talkers[i].ids[c]);
+            rig_new(service, talkers[i].owner, c ? NULL : rig_system_prompt, talkers[i].ids[c]);
     }
     for (int i = 0; i < THREADS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, talk, &talkers[i]), 0);
@@ -328,7 +302,7 @@ static void test_many_threads(void **state)
     for (int i = 0; i < THREADS; i++) {
         assert_int_equal(talkers[i].failures, 0);
         for (int c = 0; c < 2; c++)
-            for (int t = 0; t < TURNS; t++) {
+            for (int t = 0; t < RIG_TURNS; t++) {
                 assert_string_equal(talkers[i].replies[c][t], reference[c][t]);
                 mem_free(talkers[i].replies[c][t]);
             }
@@ -349,7 +323,7 @@ static double now_ms(void)
 
 static void start_timed(struct service *service, const char *owner, const char *id, struct timed *timed)
 {
-    struct call_params params = rig_params(prompts[0], REPLY);
+    struct call_params params = rig_params(rig_prompts[0], RIG_REPLY);
     timed->before_ms = now_ms();
     assert_int_equal(service_call_start(service, owner, id, &params, &timed->call, NULL), 0);
     timed->after_ms = now_ms();
@@ -390,30 +364,6 @@ static void test_fair_between_apps(void **state)
 
 /* ---- cancelling ---- */
 
-/* A call that goes on for as long as the context lasts, unless an end token is drawn, which does happen:
- * tests that need one in its middle try again. */
-static struct call *start_long(struct service *service, const char *id)
-{
-    static uint64_t seed;
-    struct call *call = NULL;
-    struct call_params params = rig_params("Tell me everything about the restaurants there.", 0);
-    params.sampling.temperature = 10; /* nearly all tokens alike */
-    params.sampling.top_k = 0;
-    params.sampling.top_p = 1;
-    params.sampling.seed = ++seed;
-    assert_int_equal(service_call_start(service, me, id, &params, &call, NULL), 0);
-    return call;
-}
-
-/* Until it is in its middle, or already over. */
-static void wait_for_text(struct call *call)
-{
-    struct buffer text = {0};
-    while (call_wait(call, 1000, &text) == CALL_WAITING)
-        ;
-    buffer_deinit(&text);
-}
-
 /* Starts two long calls to id, cancels one in its middle and the other before it begins, and checks that the
  * context is as before; true if it had slid. A call that was done before it could be cancelled is not what is
  * looked for: then id becomes the context of before, and other calls are tried. */
@@ -422,8 +372,8 @@ static bool cancel_in_the_middle(struct service *service, char id[JOURNAL_ID_BYT
     for (int tries = 0; tries < 50; tries++) {
         struct context_info before;
         assert_int_equal(service_context_fork(service, me, id, NULL, &before, NULL), 0);
-        struct call *call = start_long(service, id), *waiting = start_long(service, id);
-        wait_for_text(call);
+        struct call *call = rig_start_long(service, me, id), *waiting = rig_start_long(service, me, id);
+        rig_wait_for_text(call);
         call_cancel(waiting);
         call_cancel(call);
         struct rig_reply reply = rig_finish(call), none = rig_finish(waiting);
@@ -460,17 +410,17 @@ static void test_cancel_leaves_things_as_before(void **state)
     (void)state;
     char id[JOURNAL_ID_BYTES], gone[JOURNAL_ID_BYTES];
     struct service *service = open_default();
-    rig_new(service, me, system_prompt, id);
-    rig_new(service, me, system_prompt, gone);
-    for (int t = 0; t < TURNS; t++) {
+    rig_new(service, me, rig_system_prompt, id);
+    rig_new(service, me, rig_system_prompt, gone);
+    for (int t = 0; t < RIG_TURNS; t++) {
         assert_false(cancel_in_the_middle(service, id));
-        call_release(start_long(service, gone)); /* a client that goes away */
+        call_release(rig_start_long(service, me, gone)); /* a client that goes away */
         expect_turn(service, id, 0, t);
     }
     struct service_status status;
     service_status(service, &status);
-    assert_true(status.calls_cancelled >= 2 * TURNS);
-    assert_true(status.calls_total >= status.calls_cancelled + TURNS);
+    assert_true(status.calls_cancelled >= 2 * RIG_TURNS);
+    assert_true(status.calls_total >= status.calls_cancelled + RIG_TURNS);
     assert_int_equal(status.calls_failed, 0);
     service_close(service);
 }
@@ -481,9 +431,9 @@ static void test_busy(void **state)
     char id[JOURNAL_ID_BYTES];
     struct service *service = open_default();
     bool busy = false;
-    rig_new(service, me, system_prompt, id);
+    rig_new(service, me, rig_system_prompt, id);
     for (int tries = 0; tries < 50 && !busy; tries++) {
-        struct call *call = start_long(service, id);
+        struct call *call = rig_start_long(service, me, id);
         struct context_info info = info_of(service, id);
         busy = info.busy;
         context_info_deinit(&info);
@@ -506,10 +456,10 @@ static void test_delete(void **state)
     struct service *service = open_default();
     bool met = false; /* a call in its middle */
     for (int tries = 0; tries < 50 && !met; tries++) {
-        rig_new(service, me, system_prompt, id);
+        rig_new(service, me, rig_system_prompt, id);
         expect_turn(service, id, 0, 0);
-        struct call *running = start_long(service, id), *waiting = start_long(service, id);
-        wait_for_text(running);
+        struct call *running = rig_start_long(service, me, id), *waiting = rig_start_long(service, me, id);
+        rig_wait_for_text(running);
         assert_int_equal(service_context_delete(service, me, id, NULL), 0);
         struct rig_reply reply = rig_finish(running), none = rig_finish(waiting);
         met = reply.result.code == -ECANCELED && none.result.code == -ECANCELED;
@@ -544,10 +494,11 @@ static bool stop_in_the_middle(void)
     struct error error;
     pthread_t thread;
     for (int i = 0; i < 2; i++)
-        rig_new(service, me, system_prompt, ids[i]);
+        rig_new(service, me, rig_system_prompt, ids[i]);
     expect_turn(service, ids[0], 0, 0);
-    struct call *running = start_long(service, ids[0]), *waiting = start_long(service, ids[1]), *late = NULL;
-    wait_for_text(running);
+    struct call *running = rig_start_long(service, me, ids[0]),
+                *waiting = rig_start_long(service, me, ids[1]), *late = NULL;
+    rig_wait_for_text(running);
     uint64_t start = clock_ns();
     assert_int_equal(pthread_create(&thread, NULL, stop_soon, service), 0);
     struct rig_reply replies[2] = {rig_finish(running), rig_finish(waiting)};
@@ -587,10 +538,10 @@ static void test_stop_lets_the_running_call_finish(void **state)
     char id[JOURNAL_ID_BYTES];
     struct service *service = open_default();
     struct call *call = NULL;
-    struct call_params params = rig_params(prompts[0], REPLY);
-    rig_new(service, me, system_prompt, id);
+    struct call_params params = rig_params(rig_prompts[0], RIG_REPLY);
+    rig_new(service, me, rig_system_prompt, id);
     assert_int_equal(service_call_start(service, me, id, &params, &call, NULL), 0);
-    wait_for_text(call);
+    rig_wait_for_text(call);
     service_stop(service, 60000);
     struct rig_reply reply = rig_finish(call);
     assert_int_equal(reply.result.code, 0);
@@ -598,6 +549,26 @@ static void test_stop_lets_the_running_call_finish(void **state)
     service_close(service);
     service = open_default();
     expect_turn(service, id, 0, 1);
+    service_close(service);
+}
+
+static void test_slide_is_undone(void **state)
+{
+    (void)state;
+    char id[JOURNAL_ID_BYTES], twin[JOURNAL_ID_BYTES];
+    struct service_options options = rig_options(directory);
+    options.context_length = 256;
+    struct service *service = rig_open(&options);
+    rig_new(service, me, rig_system_prompt, id);
+    rig_new(service, me, rig_system_prompt, twin);
+    bool slid = false;
+    for (int i = 0; i < 12; i++) {
+        slid = cancel_in_the_middle(service, id) || slid;
+        struct rig_reply reply = rig_ask(service, me, twin, rig_prompts[i % RIG_TURNS], 10);
+        rig_expect(service, me, id, rig_prompts[i % RIG_TURNS], 10, reply.text.data);
+        rig_reply_deinit(&reply);
+    }
+    assert_true(slid);
     service_close(service);
 }
 
@@ -610,7 +581,7 @@ static void test_fork(void **state)
     struct context_info copy, named, info;
     struct service_status before, after;
     struct service *service = open_default();
-    rig_new(service, me, system_prompt, id);
+    rig_new(service, me, rig_system_prompt, id);
     for (int t = 0; t < 3; t++)
         expect_turn(service, id, 0, t);
     service_status(service, &before);
@@ -633,7 +604,7 @@ static void test_fork(void **state)
     struct call_params params = rig_params("One more.", 5);
     assert_int_equal(service_call_start(service, me, id, &params, &call, NULL), 0);
     assert_int_equal(service_context_fork(service, me, id, "copy", &named, NULL), 0);
-    assert_int_equal(named.record.turn_count, TURNS + 1);
+    assert_int_equal(named.record.turn_count, RIG_TURNS + 1);
     assert_string_equal(named.record.name, "copy");
     struct rig_reply reply = rig_finish(call);
     rig_reply_deinit(&reply);
@@ -651,390 +622,18 @@ static void test_fork_under_pressure(void **state)
     struct service_options options = rig_options(directory);
     options.kv_budget_bytes = 20 * 49152;
     struct service *service = rig_open(&options);
-    rig_new(service, me, system_prompt, id);
+    rig_new(service, me, rig_system_prompt, id);
     rig_new(service, me, NULL, third);
     for (int t = 0; t < 2; t++)
         expect_turn(service, id, 0, t);
     assert_int_equal(service_context_fork(service, me, id, NULL, &copy, NULL), 0);
-    for (int t = 2; t < TURNS; t++) {
+    for (int t = 2; t < RIG_TURNS; t++) {
         expect_turn(service, id, 0, t);
         expect_turn(service, third, 1, t - 2);
         expect_turn(service, copy.record.id, 0, t);
     }
     context_info_deinit(&copy);
     service_close(service);
-}
-
-/* ---- full contexts ---- */
-
-static void test_slide(void **state)
-{
-    (void)state;
-    enum { MANY = 24 };
-    char id[JOURNAL_ID_BYTES], again[JOURNAL_ID_BYTES];
-    char *replies[MANY], prompt[128];
-    uint64_t dropped = 0, slides = 0;
-    struct service_options options = rig_options(directory);
-    options.context_length = 256;
-    struct service *service = rig_open(&options);
-    rig_new(service, me, system_prompt, id);
-    for (int i = 0; i < MANY; i++) {
-        snprintf(prompt, sizeof prompt, "Note number %d: %s", i, prompts[i % TURNS]);
-        struct rig_reply reply = rig_ask(service, me, id, prompt, 15);
-        assert_true(reply.result.context_tokens <= 256);
-        assert_int_equal(reply.result.turn, i);
-        dropped += reply.result.turns_dropped;
-        slides += reply.result.turns_dropped > 0;
-        if (reply.result.turns_dropped) /* what stays is computed again, the system prompt is not */
-            assert_true(reply.result.chunks_recomputed > 0 &&
-                        (rig_stressed() || reply.result.cached_tokens >= 10));
-        replies[i] = mem_strdup(reply.text.data);
-        rig_reply_deinit(&reply);
-    }
-    struct context_info info = info_of(service, id);
-    assert_int_equal(info.record.turn_count, MANY);
-    assert_int_equal(info.record.window_turn, dropped);
-    context_info_deinit(&info);
-    assert_true(slides >= 3 && slides < MANY / 2);
-    assert_true(dropped > slides); /* several at a time */
-
-    /* the same when every call begins with a fresh service */
-    rig_new(service, me, system_prompt, again);
-    for (int i = 0; i < MANY; i++) {
-        service_close(service);
-        service = rig_open(&options);
-        snprintf(prompt, sizeof prompt, "Note number %d: %s", i, prompts[i % TURNS]);
-        rig_expect(service, me, again, prompt, 15, replies[i]);
-        mem_free(replies[i]);
-    }
-    service_close(service);
-}
-
-static void test_slide_is_undone(void **state)
-{
-    (void)state;
-    char id[JOURNAL_ID_BYTES], twin[JOURNAL_ID_BYTES];
-    struct service_options options = rig_options(directory);
-    options.context_length = 256;
-    struct service *service = rig_open(&options);
-    rig_new(service, me, system_prompt, id);
-    rig_new(service, me, system_prompt, twin);
-    bool slid = false;
-    for (int i = 0; i < 12; i++) {
-        slid = cancel_in_the_middle(service, id) || slid;
-        struct rig_reply reply = rig_ask(service, me, twin, prompts[i % TURNS], 10);
-        rig_expect(service, me, id, prompts[i % TURNS], 10, reply.text.data);
-        rig_reply_deinit(&reply);
-    }
-    assert_true(slid);
-    service_close(service);
-}
-
-static void test_full(void **state)
-{
-    (void)state;
-    char id[JOURNAL_ID_BYTES], words[3000] = "";
-    struct context_info info;
-    struct error error;
-    struct service_options options = rig_options(directory);
-    options.context_length = 128;
-    struct service *service = rig_open(&options);
-    for (int i = 0; i < 400; i++)
-        strcat(words, " table");
-    assert_int_equal(service_context_new(service, me, NULL, words, &info, &error), -E2BIG);
-    rig_new(service, me, "Be kind.", id);
-    struct call_params params = rig_params(words, 10);
-    struct rig_reply reply = rig_call(service, me, id, &params);
-    assert_int_equal(reply.result.code, -E2BIG);
-    assert_non_null(strstr(reply.result.error.text, "too long for a context of 128"));
-    rig_reply_deinit(&reply);
-    int code = 0;
-    for (int i = 0; i < 20 && code == 0; i++) {
-        params = rig_params(prompts[i % TURNS], 10);
-        params.overflow = CALL_REFUSE;
-        reply = rig_call(service, me, id, &params);
-        code = reply.result.code;
-        assert_int_equal(reply.result.turns_dropped, 0);
-        if (code < 0)
-            assert_non_null(strstr(reply.result.error.text, "the context is full"));
-        rig_reply_deinit(&reply);
-    }
-    assert_int_equal(code, -E2BIG);
-    reply = rig_ask(service, me, id, "Hello there", 10);
-    assert_true(reply.result.turns_dropped > 0);
-    rig_reply_deinit(&reply);
-    /* an open end: as many as fit, if no end token comes first */
-    params = rig_params("Go on", 0);
-    params.sampling.temperature = 3;
-    reply = rig_call(service, me, id, &params);
-    assert_int_equal(reply.result.code, 0);
-    assert_true(reply.result.context_tokens <= 128);
-    if (reply.result.finish == CALL_FINISH_LENGTH)
-        assert_int_equal(reply.result.context_tokens, 128);
-    rig_reply_deinit(&reply);
-    reply = rig_ask(service, me, id, "Hello again", 4); /* a full one goes on */
-    assert_true(reply.result.turns_dropped > 0 || reply.result.context_tokens < 128);
-    rig_reply_deinit(&reply);
-    service_close(service);
-}
-
-/* ---- stop strings ---- */
-
-static void test_stop_strings(void **state)
-{
-    (void)state;
-    const char *full = reference[0][0];
-    size_t length = strlen(full);
-    struct service *service = open_default();
-    assert_true(length > 24);
-    for (size_t at = 0; at < 24; at++) { /* of one token and of several */
-        size_t bytes = at % 2 ? 3 : 12;
-        if (at + bytes > length)
-            continue;
-        char id[JOURNAL_ID_BYTES], stop[16] = "", expected[256];
-        memcpy(stop, full + at, bytes);
-        size_t first = (size_t)(strstr(full, stop) - full);
-        const char *stops[2] = {"never said, surely", stop};
-        rig_new(service, me, system_prompt, id);
-        struct call_params params = rig_params(prompts[0], REPLY);
-        params.stop = stops;
-        params.stop_count = 2;
-        struct rig_reply reply = rig_call(service, me, id, &params);
-        assert_int_equal(reply.result.code, 0);
-        assert_int_equal(reply.result.finish, CALL_FINISH_STOP);
-        snprintf(expected, sizeof expected, "%.*s", (int)first, full);
-        assert_string_equal(reply.text.data, expected);
-        uint64_t tokens = reply.result.context_tokens;
-        rig_reply_deinit(&reply);
-
-        struct journal_turn *turns;
-        size_t count;
-        struct buffer spelled = {0};
-        buffer_append(&spelled, "", 0);
-        assert_int_equal(service_context_turns(service, me, id, &turns, &count, NULL), 0);
-        assert_int_equal(count, 1);
-        assert_string_equal(turns[0].reply, expected);
-        for (size_t i = turns[0].prompt_tokens; i < turns[0].token_count; i++)
-            tokenizer_piece(service_tokenizer(service), turns[0].tokens[i], false, &spelled);
-        assert_string_equal(spelled.data, expected); /* the model reads what the app was told */
-        buffer_deinit(&spelled);
-        journal_turns_free(turns, count);
-
-        if (at % 4 < 2) { /* what was kept in memory equals what is rebuilt */
-            struct context_info copy;
-            assert_int_equal(service_context_fork(service, me, id, NULL, &copy, NULL), 0);
-            reply = rig_ask(service, me, id, prompts[1], REPLY);
-            assert_true(reply.result.cached_tokens <= tokens);
-            service_close(service);
-            service = open_default();
-            rig_expect(service, me, copy.record.id, prompts[1], REPLY, reply.text.data);
-            context_info_deinit(&copy);
-            rig_reply_deinit(&reply);
-        }
-        assert_int_equal(service_context_delete(service, me, id, NULL), 0);
-    }
-    service_close(service);
-}
-
-/* A stop string that begins and never comes is shown after all. */
-static void test_held_text_comes_out(void **state)
-{
-    (void)state;
-    char id[JOURNAL_ID_BYTES], stop[300];
-    struct service *service = open_default();
-    snprintf(stop, sizeof stop, "%s and then some", reference[0][0]);
-    const char *stops[1] = {stop};
-    rig_new(service, me, system_prompt, id);
-    struct call_params params = rig_params(prompts[0], REPLY);
-    params.stop = stops;
-    params.stop_count = 1;
-    struct rig_reply reply = rig_call(service, me, id, &params);
-    assert_string_equal(reply.text.data, reference[0][0]);
-    assert_int_not_equal(reply.result.finish, CALL_FINISH_STOP);
-    rig_reply_deinit(&reply);
-    service_close(service);
-}
-
-/* ---- refusals ---- */
-
-/* Invariant 7. */
-static void test_foreign_contexts(void **state)
-{
-    (void)state;
-    char id[JOURNAL_ID_BYTES];
-    struct context_info info, *infos;
-    struct journal_turn *turns;
-    struct call *call = NULL;
-    struct error error;
-    size_t count;
-    struct service *service = open_default();
-    rig_new(service, me, NULL, id);
-    struct call_params params = rig_params("Hello", 1), prepare = {.prepare = true};
-    assert_int_equal(service_call_start(service, other, id, &params, &call, &error), -ENOENT);
-    assert_int_equal(service_call_start(service, other, id, &prepare, &call, &error), -ENOENT);
-    assert_int_equal(service_context_get(service, other, id, &info, &error), -ENOENT);
-    assert_int_equal(service_context_turns(service, other, id, &turns, &count, &error), -ENOENT);
-    assert_int_equal(service_context_fork(service, other, id, NULL, &info, &error), -ENOENT);
-    assert_int_equal(service_context_delete(service, other, id, &error), -ENOENT);
-    assert_int_equal(service_context_list(service, other, &infos, &count, &error), 0);
-    assert_int_equal(count, 0);
-    context_infos_free(infos, count);
-    assert_int_equal(service_context_list(service, me, &infos, &count, &error), 0);
-    assert_int_equal(count, 1);
-    context_infos_free(infos, count);
-    service_close(service);
-}
-
-static void refused(struct service *service, const char *id, const struct call_params *params,
-                    const char *words)
-{
-    struct call *call = NULL;
-    struct error error = {0};
-    assert_int_equal(service_call_start(service, me, id, params, &call, &error), -EINVAL);
-    assert_null(call);
-    if (!strstr(error.text, words))
-        fail_msg("'%s' does not say '%s'", error.text, words);
-}
-
-static void test_bad_requests(void **state)
-{
-    (void)state;
-    char id[JOURNAL_ID_BYTES];
-    struct context_info info;
-    struct error error;
-    struct service *service = open_default();
-    rig_new(service, me, NULL, id);
-    struct call_params params = rig_params("", 1);
-    refused(service, id, &params, "empty");
-    params = rig_params("a\xff", 1);
-    refused(service, id, &params, "UTF-8");
-    params = rig_params("abc", 1);
-    params.prompt = "a\0c";
-    refused(service, id, &params, "NUL");
-    params = rig_params("abc", 1);
-    params.sampling.temperature = -1;
-    refused(service, id, &params, "");
-    params = rig_params("abc", 1);
-    const char *stops[1] = {""};
-    params.stop = stops;
-    params.stop_count = 1;
-    refused(service, id, &params, "stop string");
-    assert_int_equal(service_context_new(service, me, "\xff", NULL, &info, &error), -EINVAL);
-    assert_int_equal(service_context_fork(service, me, id, "\xff", &info, &error), -EINVAL);
-    service_close(service);
-}
-
-static void test_limits(void **state)
-{
-    (void)state;
-    char id[JOURNAL_ID_BYTES], second[JOURNAL_ID_BYTES];
-    struct context_info info;
-    struct error error;
-    struct service_options options = rig_options(directory);
-    options.contexts_per_app = 2;
-    options.queue_limit = 2;
-    struct service *service = rig_open(&options);
-    rig_new(service, me, NULL, id);
-    rig_new(service, me, NULL, second);
-    assert_int_equal(service_context_new(service, me, NULL, NULL, &info, &error), -EDQUOT);
-    assert_int_equal(service_context_fork(service, me, id, NULL, &info, &error), -EDQUOT);
-    struct call *calls[50] = {NULL}, *late = NULL;
-    struct call_params params = rig_params("Hello", 1);
-    int code = 0, count = 0;
-    while (code == 0 && count < 50) { /* they come faster than they go */
-        struct call_params open = rig_params(prompts[0], 0);
-        code = service_call_start(service, me, id, &open, &calls[count], &error);
-        count += code == 0;
-    }
-    assert_int_equal(code, -EAGAIN);
-    assert_non_null(strstr(error.text, "too many calls wait"));
-    call_cancel(calls[count - 1]); /* makes room */
-    assert_int_equal(service_call_start(service, me, second, &params, &late, &error), 0);
-    for (int i = 0; i < count; i++)
-        call_release(calls[i]);
-    struct rig_reply reply = rig_finish(late);
-    assert_int_equal(reply.result.code, 0);
-    rig_reply_deinit(&reply);
-    service_close(service);
-}
-
-static void test_budget(void **state)
-{
-    (void)state;
-    char id[JOURNAL_ID_BYTES], small[JOURNAL_ID_BYTES];
-    struct error error;
-    struct service_status status;
-    struct service *service = open_default();
-    rig_new(service, me, system_prompt, id);
-    rig_new(service, me, NULL, small);
-    for (int t = 0; t < 3; t++)
-        expect_turn(service, id, 0, t);
-    assert_int_equal(service_set_budget(service, 100, &error), -EINVAL);
-    assert_int_equal(service_set_budget(service, 4 * 49152, &error), 0);
-    for (int i = 0; i < 500; i++) {
-        service_status(service, &status);
-        if (status.kv_resident_bytes <= status.kv_budget_bytes)
-            break;
-        usleep(10000);
-    }
-    assert_int_equal(status.kv_budget_bytes, 4 * 49152);
-    assert_true(status.kv_resident_bytes <= status.kv_budget_bytes);
-    assert_true(status.evicted_bytes_total > 0);
-    struct call_params params = rig_params(prompts[3], REPLY);
-    struct rig_reply reply = rig_call(service, me, id, &params);
-    assert_int_equal(reply.result.code, -ENOSPC);
-    assert_non_null(
-        strstr(reply.result.error.text, "the KV budget of 196608 bytes cannot hold this context"));
-    rig_reply_deinit(&reply);
-    reply = rig_ask(service, me, small, "Hi", 2); /* the others are served on */
-    rig_reply_deinit(&reply);
-    /* it fits at first and not to its end: nothing is kept of it */
-    params = rig_params("Tell me a lot.", 0);
-    params.sampling.temperature = 2;
-    params.sampling.seed = 3;
-    reply = rig_call(service, me, small, &params);
-    assert_true(reply.result.code == -ENOSPC || reply.result.finish == CALL_FINISH_END);
-    bool kept = reply.result.code == 0;
-    rig_reply_deinit(&reply);
-    struct context_info info = info_of(service, small);
-    assert_int_equal(info.record.turn_count, kept ? 2 : 1);
-    context_info_deinit(&info);
-    assert_int_equal(service_set_budget(service, 1 << 28, &error), 0);
-    expect_turn(service, id, 0, 3);
-    service_close(service);
-}
-
-static void not_opened(const struct service_options *options, int code, const char *words)
-{
-    struct service *service = NULL;
-    struct error error = {0};
-    assert_int_equal(service_open(options, &service, &error), code);
-    assert_null(service);
-    if (!strstr(error.text, words))
-        fail_msg("'%s' does not say '%s'", error.text, words);
-}
-
-static void test_bad_options(void **state)
-{
-    (void)state;
-    struct service_options good = rig_options(directory), options = good;
-    options.model_path = "/nonexistent.gguf";
-    not_opened(&options, -ENOENT, "/nonexistent.gguf");
-    options = good;
-    options.policy = "none";
-    not_opened(&options, -EINVAL, "no policy \"none\"");
-    options = good;
-    options.kv_budget_bytes = 10;
-    not_opened(&options, -EINVAL, "KV budget");
-    options = good;
-    options.context_length = 1 << 20;
-    not_opened(&options, -EINVAL, "context of 1048576");
-    options.context_length = 8;
-    not_opened(&options, -EINVAL, "too short");
-    struct service *service = rig_open(&good);
-    not_opened(&good, -EBUSY, "another daemon");
-    service_close(service);
-    service_close(NULL);
 }
 
 #define WITH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
@@ -1055,16 +654,7 @@ int main(void)
         WITH(test_stop_lets_the_running_call_finish),
         WITH(test_fork),
         WITH(test_fork_under_pressure),
-        WITH(test_slide),
         WITH(test_slide_is_undone),
-        WITH(test_full),
-        WITH(test_stop_strings),
-        WITH(test_held_text_comes_out),
-        WITH(test_foreign_contexts),
-        WITH(test_bad_requests),
-        WITH(test_limits),
-        WITH(test_budget),
-        WITH(test_bad_options),
     };
     if (!rig_model()) {
         printf("no model here: skipped\n");
