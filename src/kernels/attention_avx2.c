@@ -49,14 +49,14 @@ INLINE void score_chunk(const struct attention *a, const float *const *q, size_t
         }
 }
 
-/* code - mid for the low bits of each lane, whatever is above them. */
-INLINE __m256 decode(__m256i codes, uint8_t level)
+/* code - mid of each lane's byte; the code is the byte's part-th. */
+INLINE __m256 decode(__m256i bytes, uint8_t level, size_t part)
 {
-    if (level == 2)
+    if (level == 2) /* only the lowest 3 bits choose */
         return _mm256_permutevar8x32_ps(_mm256_setr_ps(-1.5f, -0.5f, 0.5f, 1.5f, -1.5f, -0.5f, 0.5f, 1.5f),
-                                        codes);
-    codes = _mm256_and_si256(codes, _mm256_set1_epi32(15));
-    return _mm256_sub_ps(_mm256_cvtepi32_ps(codes), _mm256_set1_ps(7.5f));
+                                        _mm256_srli_epi32(bytes, (int)(2 * part)));
+    bytes = part ? _mm256_srli_epi32(bytes, 4) : _mm256_and_si256(bytes, _mm256_set1_epi32(15));
+    return _mm256_sub_ps(_mm256_cvtepi32_ps(bytes), _mm256_set1_ps(7.5f));
 }
 
 INLINE __m256i load_bytes(const uint8_t *at)
@@ -76,8 +76,8 @@ INLINE void score_rotated(const struct attention *a, const float *q, size_t rows
         const uint8_t *at = (const uint8_t *)data + d / in_byte * CHUNK_TOKENS;
         __m256i low = load_bytes(at), high = load_bytes(at + 8);
         for (size_t i = 0; i < in_byte; i++) {
-            __m256 k0 = decode(_mm256_srli_epi32(low, (int)(i * level)), level);
-            __m256 k1 = decode(_mm256_srli_epi32(high, (int)(i * level)), level);
+            __m256 k0 = decode(low, level, i);
+            __m256 k1 = decode(high, level, i);
             for (size_t r = 0; r < rows; r++) {
                 __m256 x = _mm256_broadcast_ss(&q[r * ATTENTION_DIM + d + i]);
                 sum[r][0] = _mm256_fmadd_ps(x, k0, sum[r][0]);
@@ -213,14 +213,13 @@ INLINE void weigh(const struct block *b, size_t rows, size_t d0, size_t vectors)
 
 /* Adds p[t] * V[t][d0 .. d0 + 16) of a rotated chunk, d0 + 16 at most the last multiple of 64. */
 INLINE void add_rotated(__m256 sum[][2], const float *p, size_t stride, size_t rows, const void *data,
-                        size_t dim, uint8_t level, size_t d0, size_t tokens)
+                        size_t dim, uint8_t level, size_t d0, size_t part, size_t tokens)
 {
     const size_t bytes = dim * level / 8, group = 128 / level;
     const uint8_t *at = (const uint8_t *)data + CHUNK_TOKENS * bytes + d0 / group * 16;
-    const __m256i shift = _mm256_set1_epi32((int)(d0 % group / 16 * level));
     for (size_t t = 0; t < tokens; t++, at += bytes) {
-        __m256 v0 = decode(_mm256_srlv_epi32(load_bytes(at), shift), level);
-        __m256 v1 = decode(_mm256_srlv_epi32(load_bytes(at + 8), shift), level);
+        __m256 v0 = decode(load_bytes(at), level, part);
+        __m256 v1 = decode(load_bytes(at + 8), level, part);
         for (size_t r = 0; r < rows; r++) {
             __m256 w = _mm256_broadcast_ss(&p[r * stride + t]);
             sum[r][0] = _mm256_fmadd_ps(w, v0, sum[r][0]);
@@ -229,8 +228,8 @@ INLINE void add_rotated(__m256 sum[][2], const float *p, size_t stride, size_t r
     }
 }
 
-/* B for 16 dimensions. */
-INLINE void weigh_rotated(const struct block *b, size_t rows, size_t d0)
+/* B for 16 dimensions, the part-th 16 of 64. */
+INLINE void weigh_rotated(const struct block *b, size_t rows, size_t d0, size_t part)
 {
     __m256 sum[ROWS][2];
     for (size_t r = 0; r < rows; r++)
@@ -239,9 +238,9 @@ INLINE void weigh_rotated(const struct block *b, size_t rows, size_t d0)
         const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
         size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
         if (c->level == 4)
-            add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 4, d0, tokens);
+            add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 4, d0, part % 2, tokens);
         else if (c->level == 2)
-            add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 2, d0, tokens);
+            add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 2, d0, part, tokens);
     }
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < 2; i++)
@@ -273,7 +272,8 @@ INLINE __m256 gather(const struct gather *g, const uint8_t *row, uint8_t level)
 {
     /* 16 bytes from anywhere in V's codes end within the scales behind them. */
     __m128i bytes = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(row + g->from)), g->byte);
-    return decode(_mm256_srlv_epi32(_mm256_cvtepu8_epi32(bytes), g->shift), level);
+    __m256i codes = _mm256_srlv_epi32(_mm256_cvtepu8_epi32(bytes), g->shift);
+    return decode(_mm256_and_si256(codes, _mm256_set1_epi32((1 << level) - 1)), level, 0);
 }
 
 /* B for 8 of the last dimensions, where dim is no multiple of 64. */
@@ -328,8 +328,12 @@ INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
 INLINE void weigh_all_rotated(const struct block *b, size_t rows)
 {
     size_t dim = b->a->dim, d = 0;
-    for (; d < dim / 64 * 64; d += 16)
-        weigh_rotated(b, rows, d);
+    for (; d + 64 <= dim; d += 64) { /* written out: shifts are constants */
+        weigh_rotated(b, rows, d, 0);
+        weigh_rotated(b, rows, d + 16, 1);
+        weigh_rotated(b, rows, d + 32, 2);
+        weigh_rotated(b, rows, d + 48, 3);
+    }
     for (; d < dim; d += 8)
         weigh_rotated_rest(b, rows, d);
     for (size_t r = 0; r < rows; r++)

@@ -44,14 +44,14 @@ INLINE void score_chunk(const struct attention *a, const float *const *q, size_t
     }
 }
 
-/* code - mid for the low 4 bits of each lane, whatever is above them. */
-INLINE __m512 decode(__m512i codes, uint8_t level)
+/* code - mid of each lane's byte; the code is the byte's part-th. Only a lane's lowest 4 bits choose. */
+INLINE __m512 decode(__m512i bytes, uint8_t level, size_t part)
 {
     const __m512 four = _mm512_setr_ps(-7.5f, -6.5f, -5.5f, -4.5f, -3.5f, -2.5f, -1.5f, -0.5f, 0.5f, 1.5f,
                                        2.5f, 3.5f, 4.5f, 5.5f, 6.5f, 7.5f);
     const __m512 two = _mm512_setr_ps(-1.5f, -0.5f, 0.5f, 1.5f, -1.5f, -0.5f, 0.5f, 1.5f, -1.5f, -0.5f, 0.5f,
                                       1.5f, -1.5f, -0.5f, 0.5f, 1.5f);
-    return _mm512_permutexvar_ps(codes, level == 4 ? four : two);
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, (unsigned)(part * level)), level == 4 ? four : two);
 }
 
 INLINE __m512i load_bytes(const void *at)
@@ -70,7 +70,7 @@ INLINE void score_rotated(const struct attention *a, const float *q, size_t rows
     for (size_t d = 0; d < a->dim; d += in_byte) {
         __m512i codes = load_bytes((const uint8_t *)data + d / in_byte * CHUNK_TOKENS);
         for (size_t i = 0; i < in_byte; i++) {
-            __m512 k = decode(_mm512_srli_epi32(codes, (unsigned)(i * level)), level);
+            __m512 k = decode(codes, level, i);
             for (size_t r = 0; r < rows; r++)
                 sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(q[r * ATTENTION_DIM + d + i]), k, sum[r]);
         }
@@ -199,15 +199,13 @@ INLINE void weigh(const struct block *b, size_t rows, size_t d0, size_t vectors)
 
 /* Adds p[t] * V[t][d0 .. d0 + 32) of a rotated chunk, d0 + 32 at most the last multiple of 64. */
 INLINE void add_rotated(__m512 sum[][2], const float *p, size_t stride, size_t rows, const void *data,
-                        size_t dim, uint8_t level, size_t d0, size_t tokens)
+                        size_t dim, uint8_t level, size_t d0, size_t part, size_t tokens)
 {
     const size_t bytes = dim * level / 8, group = 128 / level;
     const uint8_t *at = (const uint8_t *)data + CHUNK_TOKENS * bytes + d0 / group * 16;
-    const __m512i first = _mm512_set1_epi32((int)(d0 % group / 16 * level));
     for (size_t t = 0; t < tokens; t++, at += bytes) {
         __m512i codes = load_bytes(at);
-        codes = level == 4 ? codes : _mm512_srlv_epi32(codes, first);
-        __m512 v0 = decode(codes, level), v1 = decode(_mm512_srli_epi32(codes, level), level);
+        __m512 v0 = decode(codes, level, part), v1 = decode(codes, level, part + 1);
         for (size_t r = 0; r < rows; r++) {
             __m512 w = _mm512_set1_ps(p[r * stride + t]);
             sum[r][0] = _mm512_fmadd_ps(w, v0, sum[r][0]);
@@ -216,8 +214,8 @@ INLINE void add_rotated(__m512 sum[][2], const float *p, size_t stride, size_t r
     }
 }
 
-/* B for 32 dimensions. */
-INLINE void weigh_rotated(const struct block *b, size_t rows, size_t d0)
+/* B for 32 dimensions, the part-th 16 of 64 and the next. */
+INLINE void weigh_rotated(const struct block *b, size_t rows, size_t d0, size_t part)
 {
     __m512 sum[ATTENTION_QUERIES][2];
     for (size_t r = 0; r < rows; r++)
@@ -226,9 +224,9 @@ INLINE void weigh_rotated(const struct block *b, size_t rows, size_t d0)
         const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
         size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
         if (c->level == 4)
-            add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 4, d0, tokens);
+            add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 4, d0, 0, tokens);
         else if (c->level == 2)
-            add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 2, d0, tokens);
+            add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 2, d0, part, tokens);
     }
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < 2; i++)
@@ -261,7 +259,7 @@ INLINE __m512 gather(const struct gather *g, const uint8_t *row, uint8_t level)
 {
     /* 16 bytes from anywhere in V's codes end within the scales behind them. */
     __m128i bytes = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(row + g->from)), g->byte);
-    return decode(_mm512_srlv_epi32(_mm512_cvtepu8_epi32(bytes), g->shift), level);
+    return decode(_mm512_srlv_epi32(_mm512_cvtepu8_epi32(bytes), g->shift), level, 0);
 }
 
 /* B for the last dimensions, where dim is no multiple of 64. */
@@ -338,8 +336,10 @@ INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
 INLINE void weigh_all_rotated(const struct block *b, size_t rows)
 {
     size_t dim = b->a->dim, d = 0;
-    for (; d + 32 <= dim / 64 * 64; d += 32)
-        weigh_rotated(b, rows, d);
+    for (; d + 64 <= dim; d += 64) {
+        weigh_rotated(b, rows, d, 0);
+        weigh_rotated(b, rows, d + 32, 2);
+    }
     for (; d < dim; d += 16)
         weigh_rotated_rest(b, rows, d);
     for (size_t r = 0; r < rows; r++)
