@@ -24,24 +24,29 @@ INLINE __m512 load_scales(const uint16_t *scales)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
 }
 
-/* Scores of `rows` queries over one chunk into scores[row * stride]. */
-INLINE void score_chunk(const struct attention *a, const float *const *q, size_t rows, const void *data,
-                        uint8_t level, float *scores, size_t stride)
+/* Scores of `rows` queries over `count` neighbouring chunks of one level into scores[row * stride]. Two at
+ * once give as many independent sums as few rows need to hide what each addition takes. */
+INLINE void score_chunks(const struct attention *a, const float *const *q, size_t rows,
+                         const struct attention_chunk *c, size_t count, uint8_t level, float *scores,
+                         size_t stride)
 {
-    __m512 sum[ATTENTION_QUERIES];
-    for (size_t r = 0; r < rows; r++)
-        sum[r] = _mm512_setzero_ps();
-    for (size_t d = 0; d < a->dim; d++) {
-        __m512 k = load16(data, d * CHUNK_TOKENS, level);
+    __m512 sum[2][ATTENTION_QUERIES];
+    for (size_t n = 0; n < count; n++)
         for (size_t r = 0; r < rows; r++)
-            sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(q[r][d]), k, sum[r]);
-    }
+            sum[n][r] = _mm512_setzero_ps();
+    for (size_t d = 0; d < a->dim; d++)
+        for (size_t n = 0; n < count; n++) {
+            __m512 k = load16(c[n].data, d * CHUNK_TOKENS, level);
+            for (size_t r = 0; r < rows; r++)
+                sum[n][r] = _mm512_fmadd_ps(_mm512_set1_ps(q[r][d]), k, sum[n][r]);
+        }
     __m512 scale = _mm512_set1_ps(a->scale);
-    for (size_t r = 0; r < rows; r++) {
-        if (level == 8)
-            sum[r] = _mm512_mul_ps(sum[r], load_scales(codec_scales(data, 8, a->dim)));
-        _mm512_storeu_ps(scores + r * stride, _mm512_mul_ps(sum[r], scale));
-    }
+    for (size_t n = 0; n < count; n++)
+        for (size_t r = 0; r < rows; r++) {
+            if (level == 8)
+                sum[n][r] = _mm512_mul_ps(sum[n][r], load_scales(codec_scales(c[n].data, 8, a->dim)));
+            _mm512_storeu_ps(scores + r * stride + n * CHUNK_TOKENS, _mm512_mul_ps(sum[n][r], scale));
+        }
 }
 
 /* code - mid of each lane's byte; the code is the byte's part-th. Only a lane's lowest 4 bits choose. */
@@ -59,25 +64,34 @@ INLINE __m512i load_bytes(const void *at)
     return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at));
 }
 
-/* The same for a rotated chunk; q holds the rotated queries, ATTENTION_DIM apart. */
-INLINE void score_rotated(const struct attention *a, const float *q, size_t rows, const void *data,
-                          uint8_t level, float *scores, size_t stride)
+/* The same for rotated chunks; q holds the rotated queries, ATTENTION_DIM apart. */
+INLINE void score_rotated(const struct attention *a, const float *q, size_t rows,
+                          const struct attention_chunk *c, size_t count, uint8_t level, float *scores,
+                          size_t stride)
 {
     const size_t in_byte = 8 / level;
-    __m512 sum[ATTENTION_QUERIES];
-    for (size_t r = 0; r < rows; r++)
-        sum[r] = _mm512_setzero_ps();
-    for (size_t d = 0; d < a->dim; d += in_byte) {
-        __m512i codes = load_bytes((const uint8_t *)data + d / in_byte * CHUNK_TOKENS);
-        for (size_t i = 0; i < in_byte; i++) {
-            __m512 k = decode(codes, level, i);
-            for (size_t r = 0; r < rows; r++)
-                sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(q[r * ATTENTION_DIM + d + i]), k, sum[r]);
-        }
+    __m512 sum[2][ATTENTION_QUERIES];
+    for (size_t n = 0; n < count; n++)
+        for (size_t r = 0; r < rows; r++)
+            sum[n][r] = _mm512_setzero_ps();
+    for (size_t i = 0; i < a->dim / in_byte; i++, q += in_byte) {
+        __m512i bytes[2];
+        for (size_t n = 0; n < count; n++)
+            bytes[n] = load_bytes((const uint8_t *)c[n].data + i * CHUNK_TOKENS);
+        for (size_t part = 0; part < in_byte; part++)
+            for (size_t n = 0; n < count; n++) {
+                __m512 k = decode(bytes[n], level, part);
+                for (size_t r = 0; r < rows; r++)
+                    sum[n][r] = _mm512_fmadd_ps(_mm512_set1_ps(q[r * ATTENTION_DIM + part]), k, sum[n][r]);
+            }
     }
-    __m512 scales = load_scales(codec_scales(data, level, a->dim)), scale = _mm512_set1_ps(a->scale);
-    for (size_t r = 0; r < rows; r++)
-        _mm512_storeu_ps(scores + r * stride, _mm512_mul_ps(_mm512_mul_ps(sum[r], scales), scale));
+    __m512 scale = _mm512_set1_ps(a->scale);
+    for (size_t n = 0; n < count; n++) {
+        __m512 scales = load_scales(codec_scales(c[n].data, level, a->dim));
+        for (size_t r = 0; r < rows; r++)
+            _mm512_storeu_ps(scores + r * stride + n * CHUNK_TOKENS,
+                             _mm512_mul_ps(_mm512_mul_ps(sum[n][r], scales), scale));
+    }
 }
 
 /* Scores become exp(score - max), 0 past what the row sees; returns their total. */
@@ -306,6 +320,25 @@ static void weigh_rest(const struct block *b, size_t row, size_t d0)
     }
 }
 
+INLINE void score_some(const struct block *b, const float *const *q, size_t rows, size_t first, size_t count)
+{
+    const struct attention_chunk *c = b->a->chunks + first;
+    float *scores = b->p + first * CHUNK_TOKENS;
+    switch (c->level) {
+    case 16:
+        score_chunks(b->a, q, rows, c, count, 16, scores, b->stride);
+        break;
+    case 8:
+        score_chunks(b->a, q, rows, c, count, 8, scores, b->stride);
+        break;
+    case 4:
+        score_rotated(b->a, b->q_rotated, rows, c, count, 4, scores, b->stride);
+        break;
+    default:
+        score_rotated(b->a, b->q_rotated, rows, c, count, 2, scores, b->stride);
+    }
+}
+
 INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
 {
     const struct attention *a = b->a;
@@ -314,21 +347,13 @@ INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
             memcpy(b->q_rotated + r * ATTENTION_DIM, q[r], a->dim * sizeof(float));
             rotate_avx2(b->q_rotated + r * ATTENTION_DIM, a->dim);
         }
-    for (size_t c = 0; c < b->chunks; c++) {
-        const void *data = a->chunks[c].data;
-        float *scores = b->p + c * CHUNK_TOKENS;
-        switch (a->chunks[c].level) {
-        case 16:
-            score_chunk(a, q, rows, data, 16, scores, b->stride);
-            break;
-        case 8:
-            score_chunk(a, q, rows, data, 8, scores, b->stride);
-            break;
-        case 4:
-            score_rotated(a, b->q_rotated, rows, data, 4, scores, b->stride);
-            break;
-        default:
-            score_rotated(a, b->q_rotated, rows, data, 2, scores, b->stride);
+    for (size_t c = 0; c < b->chunks;) {
+        if (rows <= 4 && c + 1 < b->chunks && a->chunks[c].level == a->chunks[c + 1].level) {
+            score_some(b, q, rows, c, 2);
+            c += 2;
+        } else {
+            score_some(b, q, rows, c, 1);
+            c++;
         }
     }
 }
