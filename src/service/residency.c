@@ -58,15 +58,6 @@ void residency_settle(struct service *service, struct context *context)
         leave(service, context);
 }
 
-bool residency_uses(const struct service *service, const struct segment *segment)
-{
-    for (const struct context *context = service->resident; context; context = context->next_resident)
-        for (size_t i = 0; i < context->sequence.chunk_count; i++)
-            if (context->sequence.chunks[i]->stored == segment)
-                return true;
-    return false;
-}
-
 /* Drops what was deleted: it is gone for good and costs nothing to lose. True if there was any. */
 static bool drop_deleted(struct service *service)
 {
@@ -183,30 +174,35 @@ static int64_t evict_chunks(struct service *service, uint64_t need, bool any)
     return (int64_t)freed;
 }
 
-static bool dirty(const struct context *context)
+/* May leave memory: not the running call's (invariant 3), and nobody is writing it. */
+static bool free_to_go(const struct kv_chunk *chunk)
 {
-    for (size_t i = 0; i < context->sequence.chunk_count; i++)
-        if (context->sequence.chunks[i]->data && !kv_chunk_clean(context->sequence.chunks[i]))
+    return chunk->data && !chunk->locked && !chunk->writing;
+}
+
+static bool may_go(const struct context *context, bool dirty_only)
+{
+    for (size_t i = 0; i < context->sequence.chunk_count; i++) {
+        const struct kv_chunk *chunk = context->sequence.chunks[i];
+        if (free_to_go(chunk) && !(dirty_only && kv_chunk_clean(chunk)))
             return true;
+    }
     return false;
 }
 
-/* The context that was used longest ago, holds chunks that may go, and (with `dirty_only`) some not on flash.
- */
+/* The context that was used longest ago and holds chunks that may go, with `dirty_only` such as are not on
+ * flash. */
 static struct context *oldest(struct service *service, bool dirty_only)
 {
     struct context *found = NULL;
     for (struct context *context = service->resident; context; context = context->next_resident) {
-        bool locked = context->sequence.chunk_count && context->sequence.chunks[0]->locked;
-        if (locked || !holds_data(context) || (dirty_only && !dirty(context)))
-            continue;
-        if (!found || context->last_used < found->last_used)
+        if (may_go(context, dirty_only) && (!found || context->last_used < found->last_used))
             found = context;
     }
     return found;
 }
 
-/* Writes what the context has not on flash and waits for it. False: nothing was written. */
+/* Writes what the context has not on flash and waits for it. False: nothing was written, or not all of it. */
 static bool flush(struct service *service, struct context *context)
 {
     swapout_finish(service, true);
@@ -222,13 +218,11 @@ static int64_t evict_context(struct service *service)
     uint64_t before = kv_pool_resident(service->pool);
     if (!context)
         return 0;
-    if (service->policy->stores && dirty(context))
+    if (service->policy->stores && may_go(context, true))
         flush(service, context);
-    for (size_t i = 0; i < context->sequence.chunk_count; i++) {
-        struct kv_chunk *chunk = context->sequence.chunks[i];
-        if (chunk->data && !chunk->locked && !chunk->writing)
-            drop(service, chunk);
-    }
+    for (size_t i = 0; i < context->sequence.chunk_count; i++)
+        if (free_to_go(context->sequence.chunks[i]))
+            drop(service, context->sequence.chunks[i]);
     return (int64_t)(before - kv_pool_resident(service->pool));
 }
 
@@ -258,7 +252,7 @@ static int make_room(struct service *service, uint64_t need)
         if (drop_deleted(service))
             continue;
         int64_t freed = evict_some(service, resident + need - budget);
-        if (freed <= 0)
+        if (freed <= 0 && kv_pool_resident(service->pool) >= resident) /* a swap-out may have let go, too */
             return freed < 0 ? (int)freed : -ENOSPC;
     }
 }
@@ -280,11 +274,15 @@ int residency_make_room(struct service *service, uint64_t need, struct error *er
 int residency_reserve(struct service *service, struct context *context, size_t end, struct error *error)
 {
     struct kv_sequence *sequence = &context->sequence;
-    size_t need = kv_sequence_reserve_bytes(sequence, end, service->kv_level), first = sequence->chunk_count;
-    int code = need ? residency_make_room(service, need, error) : 0;
-    if (code < 0)
-        return code;
-    code = kv_sequence_reserve(sequence, end, service->kv_level);
+    size_t first = sequence->chunk_count;
+    int code;
+    do { /* again where the budget was lowered in between */
+        size_t need = kv_sequence_reserve_bytes(sequence, end, service->kv_level);
+        code = need ? residency_make_room(service, need, error) : 0;
+        if (code < 0)
+            return code;
+        code = kv_sequence_reserve(sequence, end, service->kv_level);
+    } while (code == -ENOSPC);
     for (size_t i = first; i < sequence->chunk_count; i++)
         sequence->chunks[i]->locked = true;
     return code < 0 ? error_set(error, code, "out of memory for KV") : 0;
@@ -297,8 +295,10 @@ static void delete_files(struct service *service)
     struct buffer ids = service->deleted;
     service->deleted = (struct buffer){0};
     pthread_mutex_unlock(&service->lock);
-    for (size_t i = 0; service->store && i + JOURNAL_ID_BYTES <= ids.length; i += JOURNAL_ID_BYTES)
+    for (size_t i = 0; service->store && i + JOURNAL_ID_BYTES <= ids.length; i += JOURNAL_ID_BYTES) {
+        swapout_abandon(service, ids.data + i);
         chunk_store_delete_context(service->store, ids.data + i);
+    }
     buffer_deinit(&ids);
 }
 
@@ -321,10 +321,33 @@ void residency_evict_all(struct service *service)
     publish_all(service);
 }
 
+void residency_evict_random(struct service *service)
+{
+    struct random *random = &service->evict_random;
+    bool fresh = random_below(random, 3) != 0; /* else what a swap-out is writing now stays */
+    double share = random_unit(random);
+    if (fresh)
+        swapout_finish(service, true);
+    for (struct context *context = service->resident; context; context = context->next_resident) {
+        if (fresh && random_below(random, 4) != 0)
+            flush(service, context);
+        for (size_t i = 0; i < context->sequence.chunk_count; i++) {
+            struct kv_chunk *chunk = context->sequence.chunks[i];
+            if (free_to_go(chunk) && random_unit(random) < share)
+                drop(service, chunk);
+            if (!chunk->data && random_below(random, 16) == 0)
+                kv_chunk_forget_stored(service->pool, chunk);
+        }
+    }
+    publish_all(service);
+    service->plan_mode = PLAN_FORCED;
+    service->plan_share = random_unit(random);
+}
+
 void residency_drop_all(struct service *service)
 {
     while (service->resident) {
-        if (service->policy->stores && service->policy->ahead && !service->resident->deleted)
+        if (service->policy->stores && service->policy->ahead)
             flush(service, service->resident); /* so that the next start finds it */
         kv_sequence_truncate(&service->resident->sequence, 0);
         leave(service, service->resident);

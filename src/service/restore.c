@@ -64,6 +64,32 @@ static int out_of_memory(struct restore *r)
 
 /* ---- what is missing, and the plan ---- */
 
+/* The last chunk, where it is missing, the pass writes on in it, and others hold it too: this context gets
+ * one of its own, with the same copy on flash. What comes back would else lie in theirs. */
+static int own_tail(struct restore *r, size_t end)
+{
+    struct kv_sequence *sequence = r->sequence;
+    if (sequence->tokens % KV_CHUNK_TOKENS == 0 || end <= sequence->tokens)
+        return 0;
+    struct kv_chunk **place = &sequence->chunks[sequence->tokens / KV_CHUNK_TOKENS], *shared = *place;
+    if (shared->data || shared->references == 1)
+        return 0;
+    struct kv_chunk *own = kv_chunk_create(shared->position);
+    if (!own)
+        return out_of_memory(r);
+    uint32_t references = own->references;
+    *own = *shared;
+    own->references = references;
+    own->locked = false;
+    own->mark = 0;
+    if (own->stored)
+        segment_ref(own->stored);
+    shared->locked = false;
+    kv_chunk_release(sequence->pool, shared);
+    *place = own;
+    return 0;
+}
+
 static int find_missing(struct restore *r)
 {
     size_t all = r->sequence->chunk_count;
@@ -108,26 +134,39 @@ static void choose(struct restore *r, size_t end)
     for (size_t i = 0; i < r->count; i++)
         if (!r->recompute[i])
             r->loads[r->load_count++] = r->missing[i];
+    for (size_t i = 0; i < r->count; i++)
+        if (r->recompute[i])
+            log_debug("%s: chunk at token %u (%u tokens) is recomputed, %s", r->turn->context->id,
+                      r->missing[i]->position, r->missing[i]->tokens,
+                      r->missing[i]->stored ? "as planned" : "it is not on flash");
     r->turn->result->chunks_loaded = plan.loaded;
     r->turn->result->plan_ms = plan.total_s * 1e3;
     r->turn->result->chunks_recomputed += plan.recomputed;
+}
+
+static uint8_t level_back(const struct restore *r, size_t i)
+{
+    return r->recompute[i] ? r->turn->service->kv_level : r->missing[i]->stored_level;
 }
 
 static int claim_missing(struct restore *r)
 {
     struct service *service = r->turn->service;
     const struct kv_geometry *geometry = kv_pool_geometry(r->sequence->pool);
-    uint64_t need = 0;
-    for (size_t i = 0; i < r->count; i++)
-        need += kv_chunk_bytes(geometry, r->recompute[i] ? service->kv_level : r->missing[i]->stored_level);
-    int code = residency_make_room(service, need, &r->turn->result->error);
-    for (size_t i = 0; i < r->count && code == 0; i++) {
-        code = kv_chunk_claim(r->sequence->pool, r->missing[i],
-                              r->recompute[i] ? service->kv_level : r->missing[i]->stored_level);
+    size_t claimed = 0;
+    int code;
+    do { /* again where the budget was lowered in between */
+        uint64_t need = 0;
+        for (size_t i = claimed; i < r->count; i++)
+            need += kv_chunk_bytes(geometry, level_back(r, i));
+        code = residency_make_room(service, need, &r->turn->result->error);
         if (code < 0)
-            error_set(&r->turn->result->error, code, "out of memory for KV");
-    }
-    return code;
+            return code;
+        while (claimed < r->count && code == 0)
+            if ((code = kv_chunk_claim(r->sequence->pool, r->missing[claimed], level_back(r, claimed))) == 0)
+                claimed++;
+    } while (code == -ENOSPC);
+    return code < 0 ? error_set(&r->turn->result->error, code, "out of memory for KV") : 0;
 }
 
 /* ---- reading ---- */
@@ -164,20 +203,38 @@ static int make_runs(struct restore *r)
     return r->slice_at ? 0 : out_of_memory(r);
 }
 
-/* Where layer's ranges lie; returns the bytes of a slot's buffer, or a negative error. */
+/* A chunk that cannot be read: forgotten when no run needs its place any more. */
+static void give_up(struct restore *r, struct kv_chunk *chunk)
+{
+    r->turn->bad[r->turn->bad_count++] = chunk;
+}
+
+static void give_up_run(struct restore *r, const struct run *run)
+{
+    for (size_t i = 0; i < r->load_count; i++)
+        if (r->loads[i]->stored == run->segment && r->loads[i]->stored_index >= run->first &&
+            r->loads[i]->stored_index < run->first + run->count)
+            give_up(r, r->loads[i]);
+}
+
+/* Where layer's ranges lie; returns the bytes of a slot's buffer, or -EBADMSG: a file cannot be opened, and
+ * the chunks in it are lost. */
 static int64_t lay_out(struct restore *r, struct slot *slot, uint32_t layer)
 {
     size_t offset = 0;
+    bool good = true;
     for (size_t i = 0; i < r->run_count; i++) {
         struct run *run = &r->runs[i];
-        int code =
-            segment_layer_range(run->segment, layer, run->first, run->count, &slot->ranges[i], r->slice_at);
-        if (code < 0)
-            return code;
+        if (segment_layer_range(run->segment, layer, run->first, run->count, &slot->ranges[i], r->slice_at) <
+            0) {
+            give_up_run(r, run);
+            good = false;
+            continue;
+        }
         run->offset = offset;
         offset += slot->ranges[i].bytes;
     }
-    return (int64_t)offset;
+    return good ? (int64_t)offset : -EBADMSG;
 }
 
 static int make_slots(struct restore *r)
@@ -192,8 +249,7 @@ static int make_slots(struct restore *r)
         for (uint32_t layer = 0; layer < r->layers; layer++) {
             int64_t bytes = lay_out(r, slot, layer);
             if (bytes < 0)
-                return error_set(&r->turn->result->error, (int)bytes, "a chunk file cannot be read: %s",
-                                 strerror((int)-bytes));
+                return (int)bytes;
             most = bytes > most ? bytes : most;
         }
         slot->buffer = mem_aligned(4096, (size_t)most);
@@ -222,7 +278,8 @@ static int start_layer(struct restore *r)
         };
         int submitted = aio_submit(r->turn->service->aio, &slot->reads[i]);
         if (submitted < 0)
-            return submitted;
+            return error_set(&r->turn->result->error, submitted, "cannot read the context back: %s",
+                             strerror(-submitted));
         slot->pending++;
         r->bytes += slot->ranges[i].bytes;
     }
@@ -246,6 +303,8 @@ static void await(struct restore *r, struct slot *slot)
 
 static void lose(struct restore *r, struct kv_chunk *chunk, const char *why)
 {
+    if (!chunk->stored) /* given up twice */
+        return;
     log_warning("chunk at token %u of %s is recomputed: %s", chunk->position, r->turn->context->id, why);
     kv_chunk_forget_stored(r->sequence->pool, chunk);
 }
@@ -259,8 +318,10 @@ static int deliver(struct restore *r, struct slot *slot, uint32_t layer)
     for (size_t i = 0; i < r->run_count; i++) {
         const struct run *run = &r->runs[i];
         if (segment_layer_range(run->segment, layer, run->first, run->count, &slot->ranges[i], r->slice_at) <
-            0)
+            0) {
+            give_up_run(r, run);
             return -EBADMSG;
+        }
         for (; load < r->load_count && r->loads[load]->stored == run->segment &&
                r->loads[load]->stored_index < run->first + run->count;
              load++) {
@@ -274,7 +335,7 @@ static int deliver(struct restore *r, struct slot *slot, uint32_t layer)
                 memcpy((unsigned char *)chunk->data + layer * bytes, slice, bytes);
                 continue;
             }
-            r->turn->bad[r->turn->bad_count++] = chunk; /* forgotten when no run needs its place any more */
+            give_up(r, chunk);
             code = -EBADMSG;
         }
     }
@@ -331,7 +392,7 @@ static int run_pass(struct restore *r, bool logits)
     for (uint32_t layer = 0; ahead && layer < r->layers && code == 0; layer++)
         code = gate(r, layer);
     if (code < 0)
-        return error_set(&turn->result->error, code, "a chunk file cannot be read");
+        return code;
     if (r->tokens.count == 0)
         return 0;
     const struct engine_batch batch = {
@@ -397,7 +458,9 @@ static int attempt(struct turn *turn, size_t end, bool logits)
                         .sequence = &turn->context->sequence,
                         .layers = engine_model(turn->service->engine)->kv.layers};
     uint64_t start = clock_ns();
-    int code = find_missing(&r);
+    int code = own_tail(&r, end);
+    if (code == 0)
+        code = find_missing(&r);
     turn->result->chunks_recomputed = turn->recount;
     if (code == 0) {
         choose(&r, end);

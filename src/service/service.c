@@ -42,10 +42,13 @@ static int check_options(struct service *service, const struct service_options *
 }
 
 /* LLMS_STRESS=evict, or evict,SHARE: everything leaves memory after each call, and that share (0 to 1) of
- * what could be read back is recomputed instead. For running the tests under it. */
+ * what could be read back is recomputed instead. LLMS_STRESS=random,SEED: as service_options.evict_random.
+ * For running the tests under it. */
 static void stress_from_environment(struct service *service)
 {
     const char *stress = getenv("LLMS_STRESS");
+    if (stress && strncmp(stress, "random,", 7) == 0)
+        (void)parse_u64(stress + 7, 0, UINT64_MAX, &service->evict_random.state);
     if (!stress || strncmp(stress, "evict", 5) != 0)
         return;
     service->evict_all = true;
@@ -76,6 +79,7 @@ static int choose_policy(struct service *service, const struct service_options *
     service->plan_mode = options->force_split ? PLAN_FORCED : p->plan;
     service->plan_share = options->recompute_share;
     service->evict_all = options->evict_all;
+    service->evict_random.state = options->evict_random;
     stress_from_environment(service);
     rates_init(&service->rates, NULL);
     return 0;
@@ -113,6 +117,7 @@ static int open_memory(struct service *service, uint64_t budget_bytes, struct er
     service->lowered = mem_aligned(64, kv_chunk_bytes(&model->kv, 8));
     if (!service->logits || !service->lowered || kv_pool_create(&model->kv, budget_bytes, &service->pool) < 0)
         return error_set(error, -ENOMEM, "out of memory");
+    service->budget = service->target = budget_bytes;
     kv_pool_on_release(service->pool, release_stored, service);
     int code = aio_create(AIO_BEST, READS_AT_ONCE, &service->aio);
     return code < 0 ? error_set(error, code, "cannot start asynchronous reads: %s", strerror(-code)) : 0;
@@ -147,9 +152,16 @@ static int open_store(struct service *service, const char *state_directory, stru
     int code = journal_context_list(service->journal, NULL, &known.contexts, &known.count, error);
     if (code == 0 && (code = buffer_printf(&path, "%s/chunks", state_directory)) < 0)
         error_set(error, code, "out of memory");
-    if (code == 0)
+    if (code == 0) {
         code = chunk_store_open(path.data, model->fingerprint, &geometry, known_context, &known,
                                 &service->store, error);
+        if (code < 0 && code != -ENOMEM) {
+            log_warning("%s; what leaves memory will be computed again",
+                        error ? error->text : strerror(-code));
+            service->chosen.stores = false;
+            code = 0;
+        }
+    }
     journal_contexts_free(known.contexts, known.count);
     buffer_deinit(&path);
     return code;
@@ -229,6 +241,7 @@ int service_open(const struct service_options *options, struct service **out, st
         code = start(service, error);
     if (code < 0)
         goto failed;
+    budget_watch(service, options);
     *out = service;
     return 0;
 failed:
@@ -268,6 +281,7 @@ void service_close(struct service *service)
     if (!service)
         return;
     service_stop(service, 0);
+    pressure_close(service->pressure);
     pthread_mutex_lock(&service->lock);
     service->quit = true;
     pthread_cond_signal(&service->work);
@@ -312,8 +326,15 @@ void context_infos_free(struct context_info *infos, size_t count)
     mem_free(infos);
 }
 
-/* Under the lock: what is in memory of the context of info->record. */
-static void describe(struct service *service, struct context_info *info)
+/* Chunks in the context's files. The store locks for itself, and may hold that while it removes a file, so
+ * this is asked before the service's lock is taken. */
+static uint64_t filed_chunks(struct service *service, const char *id)
+{
+    return service->store ? chunk_store_count(service->store, id) : 0;
+}
+
+/* Under the lock: where the KV of the context of info->record is. filed: filed_chunks. */
+static void describe(struct service *service, struct context_info *info, uint64_t filed)
 {
     const struct context *context = context_find(service, info->record.id);
     info->tokens = info->record.tokens;
@@ -321,14 +342,20 @@ static void describe(struct service *service, struct context_info *info)
         const struct context_shown *shown = &context->shown;
         /* a turn that is journalled just now is not in what the worker published last */
         info->tokens_resident = shown->tokens_resident < info->tokens ? shown->tokens_resident : info->tokens;
-        info->chunks_level16 = shown->chunks16;
-        info->chunks_level8 = shown->chunks8;
-        info->chunks_resident = shown->chunks16 + shown->chunks8;
+        info->chunks_level16 = shown->levels[0];
+        info->chunks_level8 = shown->levels[1];
+        info->chunks_level4 = shown->levels[2];
+        info->chunks_level2 = shown->levels[3];
+        for (int i = 0; i < 4; i++)
+            info->chunks_resident += shown->levels[i];
         info->bytes_resident = shown->bytes;
         info->busy = context->jobs > 0;
     }
+    uint64_t stored = context && context->shown.bytes ? context->shown.stored : filed;
     uint64_t chunks = kv_chunks_of(info->tokens);
-    info->chunks_missing = chunks > info->chunks_resident ? chunks - info->chunks_resident : 0;
+    uint64_t absent = chunks > info->chunks_resident ? chunks - info->chunks_resident : 0;
+    info->chunks_stored = stored < absent ? stored : absent;
+    info->chunks_missing = absent - info->chunks_stored;
 }
 
 /* The system prompt's tokens; -E2BIG where no prompt would fit behind them. */
@@ -378,7 +405,7 @@ int service_context_new(struct service *service, const char *owner, const char *
     *out = (struct context_info){.record = record};
     pthread_mutex_lock(&service->lock);
     service->status.contexts++;
-    describe(service, out);
+    describe(service, out, 0);
     pthread_mutex_unlock(&service->lock);
     return 0;
 }
@@ -390,8 +417,9 @@ int service_context_get(struct service *service, const char *owner, const char *
     int code = journal_context_get(service->journal, owner, id, &info.record, error);
     if (code < 0)
         return code;
+    uint64_t filed = filed_chunks(service, id);
     pthread_mutex_lock(&service->lock);
-    describe(service, &info);
+    describe(service, &info, filed);
     pthread_mutex_unlock(&service->lock);
     *out = info;
     return 0;
@@ -410,11 +438,13 @@ int service_context_list(struct service *service, const char *owner, struct cont
         journal_contexts_free(records, n);
         return error_set(error, -ENOMEM, "out of memory");
     }
-    pthread_mutex_lock(&service->lock);
     for (size_t i = 0; i < n; i++) {
         infos[i].record = records[i]; /* taken over */
-        describe(service, &infos[i]);
+        infos[i].chunks_stored = filed_chunks(service, records[i].id);
     }
+    pthread_mutex_lock(&service->lock);
+    for (size_t i = 0; i < n; i++)
+        describe(service, &infos[i], infos[i].chunks_stored);
     pthread_mutex_unlock(&service->lock);
     mem_free(records);
     *out = infos;
@@ -461,7 +491,7 @@ int service_context_fork(struct service *service, const char *owner, const char 
         info.record = call->forked; /* taken over */
         call->forked = (struct journal_context){0};
         pthread_mutex_lock(&service->lock);
-        describe(service, &info);
+        describe(service, &info, 0);
         pthread_mutex_unlock(&service->lock);
         *out = info;
     }
@@ -531,29 +561,24 @@ void service_status(struct service *service, struct service_status *out)
     out->calls_running = service->running != NULL;
     out->calls_waiting = service->queue.count;
     out->stored_bytes = service->stored_bytes;
+    out->kv_budget_bytes = service->budget;
+    out->kv_allowed_bytes = service->target;
+    out->pressure = service->pressed;
     pthread_mutex_unlock(&service->lock);
     out->uptime_ms = (uint64_t)clock_ms_since(service->opened_ns);
-    out->kv_budget_bytes = kv_pool_budget(service->pool);
     out->kv_resident_bytes = kv_pool_resident(service->pool);
     out->kv_level = service->kv_level;
+    if (service->policy->levels.rule == LEVELS_KEEP) {
+        out->kv_levels = service->kv_level == 16 ? LEVELS_16 : LEVELS_8;
+        out->kv_ratio = 0;
+    } else {
+        out->kv_levels = service->policy->levels.allowed;
+        out->kv_ratio = service->policy->levels.ratio;
+    }
     out->policy = service->policy->name;
+    out->evict = evict_order_name(service->policy->evict);
     out->context_length = service->context_length;
     out->contexts_per_app = service->contexts_per_app;
     out->threads = engine_threads(service->engine);
     out->isa = engine_isa(service->engine);
-}
-
-int service_set_budget(struct service *service, uint64_t budget_bytes, struct error *error)
-{
-    uint64_t chunk = kv_chunk_bytes(kv_pool_geometry(service->pool), service->kv_level);
-    if (budget_bytes < chunk)
-        return error_set(error, -EINVAL,
-                         "a KV budget of %" PRIu64 " bytes holds nothing: a chunk is %" PRIu64, budget_bytes,
-                         chunk);
-    kv_pool_set_budget(service->pool, budget_bytes);
-    pthread_mutex_lock(&service->lock);
-    service->sweep = true;
-    pthread_cond_signal(&service->work);
-    pthread_mutex_unlock(&service->lock);
-    return 0;
 }

@@ -10,12 +10,14 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/random.h"
 #include "kv/evict.h"
 #include "kv/plan.h"
 #include "kv/policy.h"
 #include "kv/rates.h"
 #include "kv/sequence.h"
 #include "os/aio.h"
+#include "os/pressure.h"
 #include "service/queue.h"
 #include "service/service.h"
 #include "service/transcript.h"
@@ -31,7 +33,9 @@ struct context {
     bool deleted;              /* lock: being deleted, or deleted and its KV not dropped yet */
     bool resident;             /* lock: the worker has it in its list */
     struct context_shown {     /* lock: what is told of it; the worker publishes it */
-        uint64_t tokens_resident, chunks16, chunks8, bytes;
+        uint64_t tokens_resident, bytes;
+        uint64_t levels[4]; /* chunks in memory at 16, 8, 4, 2 bits */
+        uint64_t stored;    /* chunks on flash and not in memory */
     } shown;
 
     struct context *next_resident; /* worker: the list of those that may hold chunks */
@@ -97,10 +101,17 @@ struct service {
     struct call *running; /* NULL: none */
     bool stopping;        /* nothing new is taken */
     bool quit;            /* the worker shall end */
-    bool sweep;           /* the worker shall look for deleted contexts and a lowered budget */
+    bool sweep;           /* the worker shall look for deleted contexts and a changed budget */
     struct buffer
         deleted; /* lock: ids of deleted contexts, JOURNAL_ID_BYTES each; the worker drops their files */
     struct service_status status; /* its counters */
+
+    uint64_t budget;           /* lock: for KV, as configured */
+    uint64_t target;           /* lock: what pressure leaves of it */
+    bool pressed;              /* lock: memory is short */
+    uint64_t shrunk_ns;        /* lock: when the target was lowered last */
+    uint64_t stretched;        /* worker: what the running call needs beyond the target */
+    struct pressure *pressure; /* fixed; NULL: not watched */
 
     uint64_t stored_bytes;    /* lock: chunk files on flash, as the worker saw last */
     struct swapout *swapping; /* lock: handed to the writer, NULL: none */
@@ -111,9 +122,10 @@ struct service {
 
     struct kv_policy chosen;        /* fixed: a row of the table, as the options change it */
     const struct kv_policy *policy; /* fixed: it */
-    enum plan_mode plan_mode;       /* fixed */
-    double plan_share;              /* fixed: of PLAN_FORCED */
+    enum plan_mode plan_mode;       /* worker; changed by evict_random only */
+    double plan_share;              /* worker: of PLAN_FORCED */
     bool evict_all;                 /* fixed: the stress option */
+    struct random evict_random;     /* worker: the stress option, where not 0 */
     struct chunk_store *store;      /* worker, and the writer in segment_write; NULL: nothing is stored */
     struct aio *aio;                /* worker */
     struct rates rates;             /* worker */
@@ -140,9 +152,9 @@ void context_publish(struct service *service, struct context *context);
 
 /* Room for `need` more bytes of the running context: evicts others as far as that takes. */
 int residency_make_room(struct service *service, uint64_t need, struct error *error);
-/* Whether any chunk in memory or known to be stored lies in the segment. */
-bool residency_uses(const struct service *service, const struct segment *segment);
 void residency_evict_all(struct service *service); /* the stress option: nothing stays */
+/* The stress option: a random part of what is in memory goes, a random part of it is not on flash then. */
+void residency_evict_random(struct service *service);
 /* Room for positions up to `end` of context, which is the running one: evicts others as far as that takes
  * (invariants 2 and 3). -ENOSPC where the budget cannot hold it even alone. */
 int residency_reserve(struct service *service, struct context *context, size_t end, struct error *error);
@@ -151,6 +163,17 @@ void residency_enter(struct service *service, struct context *context); /* it ma
 void residency_settle(struct service *service, struct context *context);
 void residency_sweep(struct service *service);    /* drops deleted contexts, meets a lowered budget */
 void residency_drop_all(struct service *service); /* at the end */
+
+/* ---- pressure.c: the budget in force ---- */
+
+void budget_watch(struct service *service, const struct service_options *options); /* where it can */
+/* Under the lock, the worker's: puts in force what shall hold. True: more is resident than that allows. */
+bool budget_apply(struct service *service);
+unsigned budget_due_ms(const struct service *service); /* under the lock: until it shrinks again; 0: never */
+void budget_tend(struct service *service); /* between two steps of a call: the budget applied and met */
+/* Lets the running call have `bytes` of the configured budget though memory is short. False: it has, or they
+ * are more than is configured. */
+bool budget_stretch(struct service *service, uint64_t bytes);
 
 /* ---- turn.c and generate.c: one call ---- */
 
@@ -204,6 +227,8 @@ void *swapout_main(void *service); /* the writer */
 bool swapout_start(struct service *service,
                    struct context *context);             /* false: nothing to write, or one is under way */
 bool swapout_finish(struct service *service, bool wait); /* takes in what was written; false: nothing was */
+void swapout_abandon(struct service *service,
+                     const char *id); /* the context is deleted: leaves no file of it */
 
 /* ---- call.c ---- */
 

@@ -123,6 +123,7 @@ static bool step(struct service *service)
         if (!service->policy->ahead || service->swapping)
             continue;
         context->unsaved = false;
+        context_publish(service, context); /* levels fell */
         if (swapout_start(service, context))
             return true;
     }

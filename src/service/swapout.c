@@ -24,6 +24,7 @@ struct swapout {
     size_t count;
     void *tail; /* the copy of the last, partly filled one */
     struct segment *written;
+    bool abandoned; /* the context was deleted meanwhile */
     int code;
     struct error error;
 };
@@ -75,7 +76,8 @@ static int add_chunk(struct service *service, struct swapout *out, struct kv_chu
     return 0;
 }
 
-/* What of the context is to be written; NULL: nothing, or no memory for it now. */
+/* What of the context is to be written; NULL: nothing, or no memory for it now. Not what the running call has
+ * locked, through a fork: that may have memory already and no content yet. */
 static struct swapout *gather(struct service *service, struct context *context)
 {
     struct kv_sequence *sequence = &context->sequence;
@@ -93,7 +95,7 @@ static struct swapout *gather(struct service *service, struct context *context)
     for (size_t i = 0; i < chunks && out->chunks && out->sources; i++) {
         struct kv_chunk *chunk = sequence->chunks[i];
         chunk_key_next(service->store, &key, context->tokens.ids + chunk->position, chunk->tokens);
-        if (chunk->data && !chunk->writing && (anew || !kv_chunk_clean(chunk)) &&
+        if (chunk->data && !chunk->locked && !chunk->writing && (anew || !kv_chunk_clean(chunk)) &&
             add_chunk(service, out, chunk, &key) < 0)
             break;
     }
@@ -130,7 +132,12 @@ void *swapout_main(void *argument)
 
 bool swapout_start(struct service *service, struct context *context)
 {
-    if (!service->policy->stores || service->swapping || context->deleted)
+    if (!service->policy->stores || service->swapping)
+        return false;
+    pthread_mutex_lock(&service->lock);
+    bool deleted = context->deleted;
+    pthread_mutex_unlock(&service->lock);
+    if (deleted)
         return false;
     struct swapout *out = gather(service, context);
     if (!out)
@@ -143,24 +150,40 @@ bool swapout_start(struct service *service, struct context *context)
     return true;
 }
 
-/* The segment takes the place of where the chunk was stored before; a segment that no chunk of the context
- * uses any more is removed. */
+void swapout_abandon(struct service *service, const char *id)
+{
+    if (service->swapping && strcmp(service->swapping->context, id) == 0)
+        service->swapping->abandoned = true;
+}
+
+/* The segment takes the place of where the chunk was stored before. */
 static void place(struct service *service, struct swapout *out, size_t i)
 {
     struct kv_chunk *chunk = out->sources[i];
-    struct segment *old = chunk->stored ? segment_ref(chunk->stored) : NULL;
-    if (chunk->tokens < out->chunks[i].tokens || (chunk->data && chunk->level != out->chunks[i].level)) {
-        segment_unref(service->store, old);
+    if (chunk->tokens < out->chunks[i].tokens || (chunk->data && chunk->level != out->chunks[i].level))
         return; /* it was cut or lowered meanwhile */
-    }
     kv_chunk_forget_stored(service->pool, chunk);
     chunk->stored = segment_ref(out->written);
     chunk->stored_index = (uint32_t)i;
     chunk->stored_level = out->chunks[i].level;
     chunk->stored_tokens = out->chunks[i].tokens;
-    if (old && !residency_uses(service, old))
-        segment_kill(service->store, old);
-    segment_unref(service->store, old);
+}
+
+/* Takes in a segment that was written: the context's others that no chunk in use refers to have been
+ * replaced, as long as all of the context's chunks are known, and are removed. */
+static void take_in(struct service *service, struct swapout *out)
+{
+    for (size_t i = 0; i < out->count && !out->abandoned; i++)
+        place(service, out, i);
+    if (out->abandoned) /* forks that share the chunks write their own */
+        segment_kill(service->store, out->written);
+    segment_unref(service->store, out->written);
+    pthread_mutex_lock(&service->lock);
+    struct context *context = context_find(service, out->context);
+    bool resident = context && context->resident; /* then it is the worker's to destroy */
+    pthread_mutex_unlock(&service->lock);
+    if (resident && context->loaded && context->sequence.tokens >= context->computed)
+        chunk_store_sweep(service->store, out->context);
 }
 
 bool swapout_finish(struct service *service, bool wait)
@@ -180,14 +203,16 @@ bool swapout_finish(struct service *service, bool wait)
         out->sources[i]->writing = false;
     if (out->code < 0)
         log_warning("%zu chunks of %s were not written: %s", out->count, out->context, out->error.text);
-    for (size_t i = 0; i < out->count && out->code == 0; i++)
-        place(service, out, i);
-    if (out->code == 0)
-        segment_unref(service->store, out->written);
+    else
+        take_in(service, out);
+    for (struct context *context = service->resident; context; context = context->next_resident)
+        if (strcmp(context->id, out->context) == 0)
+            context_publish(service, context);
     chunk_store_trim(service->store);
     pthread_mutex_lock(&service->lock);
     service->stored_bytes = chunk_store_bytes(service->store);
     pthread_mutex_unlock(&service->lock);
+    bool written = out->code == 0;
     destroy(service, out);
-    return true;
+    return written;
 }

@@ -131,6 +131,8 @@ void *worker_main(void *argument)
             run(service, call, &result);
             if (service->evict_all)
                 residency_evict_all(service);
+            if (service->evict_random.state)
+                residency_evict_random(service);
             pthread_mutex_lock(&service->lock);
             service->running = NULL;
             call_finish(call, &result);
@@ -142,6 +144,7 @@ void *worker_main(void *argument)
     }
     pthread_mutex_unlock(&service->lock);
     swapout_finish(service, true);
+    residency_sweep(service);
     residency_drop_all(service);
     return NULL;
 }
