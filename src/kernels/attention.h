@@ -1,24 +1,29 @@
 /* Attention straight on KV chunks.
  *
  * A chunk holds CHUNK_TOKENS (16) positions. For one layer it is a block, for each key/value head in turn:
+ *
  *   level 16 (FP16):  K as [dim][16] halves, then V as [16][dim] halves
- *   level 8  (INT8):  K as [dim][16] signed bytes, V as [16][dim] signed bytes, K scales [16] halves, V
- * scales [16] halves: one scale for a token's vector in a head (value = scale * q) (K by dimension, so that a
- * chunk's 16 scores come out as one vector with no sum across lanes.) All the block's K and V of head h start
- * at h * kv_head_bytes(level, dim) (kv/geometry.h); 64-byte aligned.
+ *   level 8  (INT8):  K as [dim][16] signed bytes, V as [16][dim] signed bytes, K scales [16] halves,
+ *                     V scales [16] halves: one for a token's vector in a head (value = scale * code)
+ *   levels 4 and 2:   kernels/codec.h; K and V are rotated
  *
- * Levels 4 and 2 hold K and V rotated (kernels/codec.h): their scores are taken with the rotated query, their
- * weighted V is summed apart and rotated back once.
+ * (K by dimension, so that a chunk's 16 scores come out as one vector with no sum across lanes.) All the
+ * block's K and V of head h start at h * kv_head_bytes(level, dim) (kv/geometry.h); 64-byte aligned.
  *
- * Canonical order, per query and head, x being the query, or at levels 4 and 2 the query rotated:
- *   score[t] = (sum over d ascending, fused, of x[d] * K[d][t]) * K scale (below level 16) * scale
- *   m = max of visible scores; p[t] = exp(score[t] - m) by the kernels' own polynomial
- *   total: of p, in 16 lanes by t mod 16, lanes then added in a fixed tree
- *   A[d] = sum over t ascending of levels 16 and 8, fused, of w[t] * V[t][d], w[t] = p[t] * V scale (below
- * 16) B[d] = the same over t of levels 4 and 2 out[d] = A[d] / total, or (A[d] + (R B)[d]) / total where the
- * query sees a chunk of level 4 or 2 where K and V are the halves (16), the codes (8), or code - mid (4, 2),
- * all of them exact in float. So what a row gives does not depend on other rows, and where all is at levels
- * 16 and 8 rotation does not occur. */
+ * Rotated chunks are scored with the rotated query; their weighted V is summed apart and rotated back once.
+ *
+ * Canonical order, per query and head, x being the query, or at levels 4 and 2 the query rotated, and K and V
+ * the halves (16), the codes (8), or code - mid (4 and 2), all of them exact in float:
+ *
+ *   score[t]  (sum over d ascending, fused, of x[d] * K[d][t]) * K scale (not at 16) * scale
+ *   p[t]      exp(score[t] - the largest visible score), by the kernels' own polynomial
+ *   total     of p, in 16 lanes by t mod 16, lanes then added in a fixed tree
+ *   w[t]      p[t] * V scale (not at 16)
+ *   A[d]      sum over t of levels 16 and 8, ascending, fused, of w[t] * V[t][d]
+ *   B[d]      the same over t of levels 4 and 2
+ *   out[d]    (A[d] + (R B)[d]) / total; A[d] / total where the query sees no chunk of level 4 or 2
+ *
+ * So what a row gives does not depend on other rows, and at levels 16 and 8 nothing is rotated. */
 #ifndef LLMS_KERNELS_ATTENTION_H
 #define LLMS_KERNELS_ATTENTION_H
 
@@ -60,7 +65,7 @@ size_t attention_scratch_floats(size_t max_visible);
  *     void store(void *data, uint8_t level, size_t dim, unsigned slot, const float *k, const float *v);
  *
  * which writes one token's K and V of one head ([dim] floats each) into slot 0..15 of its chunk's data:
- * halves rounded to nearest even at level 16; at level 8 scale = max|x| / 127 and q = x * (127 / max|x|)
- * rounded to nearest even. */
+ * halves rounded to nearest even at level 16; at level 8 scale = max|x| / 127, as a half, and code = x /
+ * scale, rounded to nearest even. */
 
 #endif
