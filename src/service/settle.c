@@ -38,7 +38,7 @@ static bool measure_one(struct service *service, struct context *context)
 {
     for (size_t i = 0; i < context->sequence.chunk_count; i++) {
         struct kv_chunk *chunk = context->sequence.chunks[i];
-        for (int k = 0; k < 4 && may_lower(chunk); k++) {
+        for (int k = 0; k < 4 && may_lower(chunk) && chunk->level == service->kv_level; k++) {
             if (chunk->damage[k] >= 0 || !allowed(service, k, chunk))
                 continue;
             chunk->damage[k] = engine_lower(service->engine, chunk->data, chunk->level, chunk->tokens,
@@ -47,6 +47,35 @@ static bool measure_one(struct service *service, struct context *context)
         }
     }
     return false;
+}
+
+/* What lowering from `level` to level_of[k] would add: damage is measured once, from the level the chunk was
+ * written at. Negative: not known (a chunk that came back from flash), and kv/levels.h takes its model. */
+static double damage_from(const struct kv_chunk *chunk, uint8_t level, int k)
+{
+    double before = 0;
+    if (level_of[k] >= level)
+        return 0;
+    for (int j = 0; j < k; j++)
+        if (level_of[j] == level && chunk->damage[j] > 0)
+            before = chunk->damage[j];
+    return chunk->damage[k] < 0 ? -1 : chunk->damage[k] > before ? chunk->damage[k] - before : 0;
+}
+
+/* Whether the context takes more than its levels' ratio grants. */
+static bool over_budget(const struct service *service, const struct context *context)
+{
+    const struct kv_geometry *geometry = kv_pool_geometry(service->pool);
+    size_t count = kv_chunks_of(context->sequence.tokens);
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct kv_chunk *chunk = context->sequence.chunks[i];
+        uint8_t level = chunk->data           ? chunk->level
+                        : chunk->stored_level ? chunk->stored_level
+                                              : service->kv_level;
+        bytes += kv_chunk_bytes(geometry, level);
+    }
+    return bytes > levels_budget(service->policy->levels.ratio, geometry, count);
 }
 
 static int choose(struct service *service, struct context *context, uint8_t *levels)
@@ -66,7 +95,7 @@ static int choose(struct service *service, struct context *context, uint8_t *lev
             .keep = !may_lower(chunk) || i < KEEP_FIRST || i + KEEP_NEWEST >= count,
         };
         for (int k = 0; k < 4; k++)
-            facts[i].damage[k] = level_of[k] >= facts[i].level ? 0 : chunk->damage[k];
+            facts[i].damage[k] = damage_from(chunk, facts[i].level, k);
     }
     levels_choose(&service->policy->levels, kv_pool_geometry(service->pool), facts, count, levels);
     mem_free(facts);
@@ -83,8 +112,6 @@ static int lower(struct service *service, struct kv_chunk *chunk, uint8_t level)
         return code; /* no room beside the old data: as it is until there is */
     memcpy(data, service->lowered, bytes);
     kv_chunk_replace(service->pool, chunk, data, level);
-    for (int k = 0; k < 4; k++) /* from here on damage would be measured against less */
-        chunk->damage[k] = -1;
     return 0;
 }
 
@@ -107,7 +134,7 @@ static bool lower_one(struct service *service, struct context *context)
 
 bool settle_context(struct service *service, struct context *context)
 {
-    if (!lowers(service))
+    if (!lowers(service) || (service->policy->levels.rule == LEVELS_DAMAGE && !over_budget(service, context)))
         return false;
     bool measured = service->policy->levels.rule == LEVELS_DAMAGE && measure_one(service, context);
     return measured || lower_one(service, context);
