@@ -105,6 +105,8 @@ static int find_missing(struct restore *r)
         chunk->locked = true;
         if (chunk->data)
             continue;
+        if (chunk->stored_tokens < chunk->tokens) /* the copy is from before it grew */
+            kv_chunk_forget_stored(r->sequence->pool, chunk);
         r->planned[r->count] = (struct plan_chunk){
             .position = chunk->position,
             .tokens = chunk->tokens,
