@@ -59,14 +59,23 @@ static struct figures figures_of(double *values, size_t count)
     return (struct figures){count, median, values[last - 1], values[0], values[count - 1]};
 }
 
-enum field { FIELD_MS, FIELD_PROMPT, FIELD_STALL, FIELD_QUEUE, FIELD_BYTES, FIELD_PLAN, FIELD_BOUND };
+enum field {
+    FIELD_MS,
+    FIELD_PROMPT,
+    FIELD_STALL,
+    FIELD_QUEUE,
+    FIELD_BYTES,
+    FIELD_PLAN,
+    FIELD_BOUND,
+    FIELD_TIMES
+};
 
 /* The least time that a call's restore can take: its bytes from the storage, or its recompute. */
 static double bound_ms(const struct bench *bench, const struct switch_run *run,
                        const struct switch_call *call)
 {
     double read = (double)call->bytes_read / bench->storage.bytes_per_s * 1e3;
-    double compute = (double)call->recomputed * KV_CHUNK_TOKENS / run->compute_tokens_per_s * 1e3;
+    double compute = (double)call->recomputed_tokens / run->compute_tokens_per_s * 1e3;
     return read > compute ? read : compute;
 }
 
@@ -88,27 +97,35 @@ static double field_of(const struct bench *bench, const struct switch_run *run,
         return call->plan_ms;
     case FIELD_BOUND:
         return bound_ms(bench, run, call);
+    case FIELD_TIMES: { /* its time as a multiple of the bound */
+        double bound = bound_ms(bench, run, call);
+        return bound > 0 ? call->ms / bound : NAN;
     }
-    return 0;
+    }
+    return NAN;
 }
 
-/* Of the calls of one kind that count; zeros where memory is short. */
+/* Of the calls of one kind that count and have the field; zeros where memory is short. */
 static struct figures gather(const struct bench *bench, const struct switch_run *run, enum switch_kind kind,
                              enum field field)
 {
     struct figures figures = {0};
     size_t count = 0;
     double *values = mem_calloc(run->call_count, sizeof *values);
-    for (size_t i = 0; i < run->call_count && values; i++)
-        if (run->calls[i].kind == kind && !run->calls[i].warmup)
-            values[count++] = field_of(bench, run, &run->calls[i], field);
+    for (size_t i = 0; i < run->call_count && values; i++) {
+        const struct switch_call *call = &run->calls[i];
+        double value = call->kind == kind && !call->warmup ? field_of(bench, run, call, field) : NAN;
+        if (!isnan(value))
+            values[count++] = value;
+    }
     figures = figures_of(values, count);
     mem_free(values);
     return figures;
 }
 
 struct sums {
-    uint64_t bytes, resident, loaded, recomputed, without; /* without: calls that had nothing to restore */
+    uint64_t bytes, resident, loaded, recomputed, recomputed_tokens,
+        without; /* without: calls that had nothing to restore */
 };
 
 static struct sums sum(const struct switch_run *run, enum switch_kind kind)
@@ -122,6 +139,7 @@ static struct sums sum(const struct switch_run *run, enum switch_kind kind)
         sums.resident += call->resident;
         sums.loaded += call->loaded;
         sums.recomputed += call->recomputed;
+        sums.recomputed_tokens += call->recomputed_tokens;
         sums.without += call->loaded + call->recomputed == 0;
     }
     return sums;
@@ -156,6 +174,7 @@ static void add_restores(const struct bench *bench, const struct switch_run *run
     struct sums sums = sum(run, SWITCH_RESTORE);
     json_object_set_new(out, "restore_ms", spread(gather(bench, run, SWITCH_RESTORE, FIELD_MS)));
     json_object_set_new(out, "restore_bound_ms", spread(gather(bench, run, SWITCH_RESTORE, FIELD_BOUND)));
+    json_object_set_new(out, "restore_ratio", spread(gather(bench, run, SWITCH_RESTORE, FIELD_TIMES)));
     json_object_set_new(out, "restore_plan_ms", spread(gather(bench, run, SWITCH_RESTORE, FIELD_PLAN)));
     json_object_set_new(out, "restore_chunks", chunks(sums));
     json_object_set_new(out, "restore_bytes_read", json_integer((json_int_t)sums.bytes));
@@ -163,12 +182,16 @@ static void add_restores(const struct bench *bench, const struct switch_run *run
 
 static json_t *run_json(const struct bench *bench, const struct switch_run *run)
 {
-    struct figures away = gather(bench, run, SWITCH_AWAY, FIELD_MS);
-    struct figures resident = gather(bench, run, SWITCH_RESIDENT, FIELD_MS);
-    struct sums sums = sum(run, SWITCH_AWAY);
     json_t *out = json_object();
     json_object_set_new(out, "policy", json_string(run->policy));
     json_object_set_new(out, "recompute_percent", run->split < 0 ? json_null() : json_integer(run->split));
+    if (run->error.code < 0) {
+        json_object_set_new(out, "error", json_string(run->error.text));
+        return out;
+    }
+    struct figures away = gather(bench, run, SWITCH_AWAY, FIELD_MS);
+    struct figures resident = gather(bench, run, SWITCH_RESIDENT, FIELD_MS);
+    struct sums sums = sum(run, SWITCH_AWAY);
     json_object_set_new(out, "contexts", json_integer((json_int_t)bench->options.contexts));
     json_object_set_new(out, "tokens", json_integer((json_int_t)bench->options.tokens));
     json_object_set_new(out, "delta", number(gather(bench, run, SWITCH_AWAY, FIELD_PROMPT).median));
@@ -185,6 +208,7 @@ static json_t *run_json(const struct bench *bench, const struct switch_run *run)
     json_object_set_new(out, "bound_ms", spread(gather(bench, run, SWITCH_AWAY, FIELD_BOUND)));
     json_object_set_new(out, "bytes_read", json_integer((json_int_t)sums.bytes));
     json_object_set_new(out, "chunks", chunks(sums));
+    json_object_set_new(out, "recomputed_tokens", json_integer((json_int_t)sums.recomputed_tokens));
     json_object_set_new(out, "switches_without_restore", json_integer((json_int_t)sums.without));
     json_object_set_new(out, "resident_chunks", chunks(sum(run, SWITCH_RESIDENT)));
     json_object_set_new(out, "compute_tokens_per_s", number(run->compute_tokens_per_s));
@@ -242,7 +266,7 @@ static int print_json(struct bench *bench)
 
 static void print_row(const char *name, struct figures resident, struct figures away)
 {
-    printf("%-24s %9.2f %9.2f %9.2f %9.2f %9.2f %9.2f %7.2f", name, resident.median, resident.p95,
+    printf("%-32s %9.2f %9.2f %9.2f %9.2f %9.2f %9.2f %7.2f", name, resident.median, resident.p95,
            away.median, away.p95, away.min, away.max, ratio_of(away.median, resident.median));
 }
 
@@ -255,26 +279,35 @@ static void print_run(const struct bench *bench, const struct switch_run *run)
         snprintf(name, sizeof name, "%s", run->policy);
     else
         snprintf(name, sizeof name, "%s, %d %% recomputed", run->policy, run->split);
+    if (run->error.code < 0) {
+        printf("%-32s %s\n", name, run->error.text);
+        return;
+    }
     print_row(name, gather(bench, run, SWITCH_RESIDENT, FIELD_MS), gather(bench, run, SWITCH_AWAY, FIELD_MS));
     printf(
         " %9.2f %9.2f %9.2f %8.2f %7.1f %7.1f %7.1f\n", gather(bench, run, SWITCH_AWAY, FIELD_STALL).median,
         gather(bench, run, SWITCH_AWAY, FIELD_PLAN).median,
         gather(bench, run, SWITCH_AWAY, FIELD_BOUND).median, (double)sums.bytes / switches / 1e6,
         (double)sums.resident / switches, (double)sums.loaded / switches, (double)sums.recomputed / switches);
+    if (sums.without)
+        printf("  in %" PRIu64 " of %.0f switches nothing had to be brought back\n", sums.without, switches);
     if (!bench->options.restores)
         return;
     struct figures restore = gather(bench, run, SWITCH_RESTORE, FIELD_MS);
-    double bound = gather(bench, run, SWITCH_RESTORE, FIELD_BOUND).median;
-    printf("%-24s median %.2f ms, p95 %.2f; planned %.2f, bound %.2f (x %.2f)\n", "  only bringing it in",
-           restore.median, restore.p95, gather(bench, run, SWITCH_RESTORE, FIELD_PLAN).median, bound,
-           ratio_of(restore.median, bound));
+    struct figures times = gather(bench, run, SWITCH_RESTORE, FIELD_TIMES);
+    printf("  only bringing it in: median %.2f ms, p95 %.2f; planned %.2f, bound %.2f; ratio to the bound: "
+           "median "
+           "%.2f, p95 %.2f (%zu of %zu had to be)\n",
+           restore.median, restore.p95, gather(bench, run, SWITCH_RESTORE, FIELD_PLAN).median,
+           gather(bench, run, SWITCH_RESTORE, FIELD_BOUND).median, times.median, times.p95, times.count,
+           restore.count);
 }
 
 static void print_peer(struct bench *bench, unsigned mode)
 {
     struct switch_peer *peer = &bench->peers[mode];
     if (bench->peer_errors[mode].code < 0) {
-        printf("%-24s %s\n", peer->mode, bench->peer_errors[mode].text);
+        printf("%-32s %s\n", peer->mode, bench->peer_errors[mode].text);
         return;
     }
     print_row(peer->mode, figures_of(peer->ms[SWITCH_RESIDENT], peer->count[SWITCH_RESIDENT]),
@@ -299,7 +332,7 @@ static void print_text(struct bench *bench)
            bench->storage.memory   ? "in memory: not a disk's figures"
            : bench->storage.direct ? "read past the page cache"
                                    : "through the page cache (direct reads are refused)");
-    printf("%-24s %9s %9s %9s %9s %9s %9s %7s %9s %9s %9s %8s %7s %7s %7s\n", "ms to first token", "resident",
+    printf("%-32s %9s %9s %9s %9s %9s %9s %7s %9s %9s %9s %8s %7s %7s %7s\n", "ms to first token", "resident",
            "p95", "switch", "p95", "min", "max", "ratio", "stall", "plan", "bound", "MB read",
            "chunks:", "loaded", "recomp.");
     for (size_t i = 0; i < bench->run_count; i++)
@@ -343,10 +376,18 @@ static int run_all(struct bench *bench, struct error *error)
         bench->runs[i].policy = bench->names[i / each];
         bench->runs[i].split = i % each ? (int)bench->splits.values[i % each - 1] : -1;
     }
-    for (size_t i = 0; i < bench->name_count && code == 0; i++)
-        code = switch_run(&bench->options, &bench->runs[i * each], each, error);
+    for (size_t i = 0; i < bench->name_count && !switch_interrupted; i++)
+        switch_run(&bench->options, &bench->runs[i * each], each);
+    const struct switch_run *good = NULL;
+    for (size_t i = 0; i < bench->run_count && !good; i += each)
+        good = bench->runs[i].error.code == 0 ? &bench->runs[i] : NULL;
+    if (switch_interrupted)
+        return error_set(error, -EINTR, "interrupted");
+    if (!good) /* nothing to tell but why */
+        return error_set(error, bench->runs[0].error.code, "%s: %s", bench->runs[0].policy,
+                         bench->runs[0].error.text);
     for (unsigned mode = 0; bench->peer && mode < SWITCH_PEER_MODES && code == 0; mode++)
-        if (switch_peer(&bench->options, &bench->runs[0], bench->peer, mode, &bench->peers[mode],
+        if (switch_peer(&bench->options, good, bench->peer, mode, &bench->peers[mode],
                         &bench->peer_errors[mode]) == -EINTR)
             code = error_set(error, -EINTR, "interrupted");
     return code;
@@ -417,6 +458,7 @@ static int run_command(struct bench *bench, bool json)
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    signal(SIGPIPE, SIG_IGN); /* a peer that dies is an error like others */
     log_set_level(LOG_LEVEL_WARNING);
     int code = measure(bench, &error);
     if (code == 0 && json && print_json(bench) < 0)

@@ -45,27 +45,28 @@ struct switch_call {
     double queue_ms, stall_ms, plan_ms;
     uint64_t bytes_read;
     uint64_t resident, loaded, recomputed; /* chunks */
+    uint64_t recomputed_tokens;
 };
 
 /* What one policy did. Zeroed is empty. */
 struct switch_run {
     const char *policy; /* NULL: the service's default */
     int split;          /* -1: as planned; else this many percent of what could be read is recomputed */
+    struct error error; /* code < 0: it came to no result, as where its contexts do not fit the budget */
     struct switch_call *calls;
     size_t call_count;
     struct tokens *sequences; /* each context's tokens at the end (of runs[0] only) */
     size_t *filled;           /* of them, before the first call */
     size_t context_count;
-    double compute_tokens_per_s; /* while filling */
-    double fill_ms;
-    uint64_t kv_resident_bytes; /* at the end */
-    unsigned threads;           /* the service's */
+    double compute_tokens_per_s; /* of filling: the best context's */
+    uint64_t kv_resident_bytes;  /* at the end */
+    unsigned threads;            /* the service's */
 };
 
 /* Makes the calls of runs[0 .. count - 1], all of one policy, one run after the other: the first one fills
- * the contexts, the others go on with them. The caller gives policy and split. */
-int switch_run(const struct switch_options *options, struct switch_run *runs, size_t count,
-               struct error *error);
+ * the contexts, the others go on with them. The caller gives policy and split. A failure is the error of the
+ * run it came in and of those after it. */
+int switch_run(const struct switch_options *options, struct switch_run *runs, size_t count);
 void switch_run_deinit(struct switch_run *run);
 
 /* What llama-server did with the same calls. */

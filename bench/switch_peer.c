@@ -21,6 +21,8 @@
 #include "switch.h"
 
 enum { START_S = 180, STOP_S = 10, ANSWER_S = 900, ARGUMENTS = 24, MARGIN_TOKENS = 64 };
+/* What --cache-ram calls no limit (-1) leaves another in force: as many tokens as one context has. */
+static const uint64_t NO_LIMIT_MB = 1 << 20;
 
 static const char *const mode_names[SWITCH_PEER_MODES] = {"cache of the budget", "cache without limit",
                                                           "slot save and restore"};
@@ -221,7 +223,8 @@ static int spawn(struct server *server, const char *path, const char *model, uns
     snprintf(context, sizeof context, "%zu", longest + MARGIN_TOKENS);
     snprintf(threads, sizeof threads, "%u", server->run->threads);
     snprintf(port, sizeof port, "%u", server->port);
-    snprintf(cache, sizeof cache, "%lld", mode == 0 ? (long long)budget_mb : mode == 1 ? -1LL : 0LL);
+    uint64_t cache_mb = mode == 0 ? budget_mb : mode == 1 ? NO_LIMIT_MB : 0;
+    snprintf(cache, sizeof cache, "%" PRIu64, cache_mb);
     const char *argv[ARGUMENTS] = {
         path, "run",   "llama-server", "-m",        model,    "-c", context,       "-np", "1",
         "-t", threads, "--host",       "127.0.0.1", "--port", port, "--cache-ram", cache};
@@ -294,6 +297,8 @@ static int open_curl(struct server *server)
     curl_easy_setopt(server->curl, CURLOPT_NOPROGRESS, 0L);
     curl_easy_setopt(server->curl, CURLOPT_TIMEOUT, (long)ANSWER_S);
     curl_easy_setopt(server->curl, CURLOPT_NOSIGNAL, 1L);
+    /* after a stream the server closes, which a request that follows at once would not notice */
+    curl_easy_setopt(server->curl, CURLOPT_FORBID_REUSE, 1L);
     curl_easy_setopt(server->curl, CURLOPT_PROXY, ""); /* whatever the environment says */
     return 0;
 }
