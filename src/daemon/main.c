@@ -155,6 +155,7 @@ static void *load(void *argument)
         .contexts_per_app = (uint32_t)options->contexts_per_app,
         .queue_limit = (uint32_t)options->queue_limit,
         .threads = (unsigned)options->threads,
+        .watch_pressure = true,
     };
     const uint64_t one = 1;
     loader->code = service_open(&service_options, &loader->service, &loader->error);

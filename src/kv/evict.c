@@ -78,9 +78,15 @@ size_t evict_choose(enum evict_order order, uint64_t now, const struct evict_can
     return chosen;
 }
 
+static const char *const names[] = {[EVICT_LCTRU] = "lctru", [EVICT_LRU] = "lru", [EVICT_COST] = "cost"};
+
+const char *evict_order_name(enum evict_order order)
+{
+    return names[order];
+}
+
 int evict_order_find(const char *name, enum evict_order *order)
 {
-    static const char *const names[] = {[EVICT_LCTRU] = "lctru", [EVICT_LRU] = "lru", [EVICT_COST] = "cost"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(name, names[i]) == 0) {
             *order = (enum evict_order)i;

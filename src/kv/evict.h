@@ -21,6 +21,7 @@ enum evict_order {
 };
 
 int evict_order_find(const char *name, enum evict_order *order); /* "lctru", "lru", "cost": 0; else -EINVAL */
+const char *evict_order_name(enum evict_order order);
 
 struct evict_candidate {
     uint64_t last_used; /* on a clock that goes up by one a call */

@@ -58,8 +58,9 @@ static bool find_stored(struct service *service, struct kv_chunk *chunk, const s
     return true;
 }
 
-/* The last chunk may have been stored with fewer tokens than the transcript has: the last token of a reply has no KV
- * until the next call. The longest beginning that is stored is taken; the rest counts as not computed yet. */
+/* The last chunk may have been stored with fewer tokens than the transcript has: the last token of a reply
+ * has no KV until the next call. The longest beginning that is stored is taken; the rest counts as not
+ * computed yet. */
 static void find_last(struct service *service, struct context *context, struct kv_chunk *chunk,
                       const struct chunk_key *before)
 {

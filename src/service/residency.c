@@ -252,6 +252,8 @@ static int make_room(struct service *service, uint64_t need)
         if (drop_deleted(service))
             continue;
         int64_t freed = evict_some(service, resident + need - budget);
+        if (freed == 0 && need && budget_stretch(service, kv_pool_resident(service->pool) + need))
+            continue;
         if (freed <= 0 && kv_pool_resident(service->pool) >= resident) /* a swap-out may have let go, too */
             return freed < 0 ? (int)freed : -ENOSPC;
     }

@@ -29,16 +29,16 @@ struct service_options {
     uint8_t
         kv_levels; /* 0: the policy's; 16: all FP16; else bits LEVELS_8, LEVELS_4, LEVELS_2 (kv/levels.h) */
     bool force_split; /* stress: recompute_share of what could be read is recomputed, not what is planned */
-    double recompute_share;    /* 0 to 1 */
-    bool evict_all;            /* stress: everything leaves memory after each call */
-    uint64_t evict_random;     /* stress: so does a random part, some of it unsaved, and random parts of what
-                                  could be read are recomputed; the seed, 0: off */
-    uint32_t context_length;   /* 0: the model's */
-    uint32_t contexts_per_app; /* 0: no limit */
-    uint32_t queue_limit;      /* calls waiting, all apps together; 0: 256 */
-    unsigned threads;          /* 0: one per CPU */
-    bool watch_pressure;       /* the budget in force shrinks while memory is short */
-    const char *pressure_path; /* what tells so; NULL: the system (os/pressure.h) */
+    double recompute_share;     /* 0 to 1 */
+    bool evict_all;             /* stress: everything leaves memory after each call */
+    uint64_t evict_random;      /* stress: so does a random part, some of it unsaved, and random parts of what
+                                   could be read are recomputed; the seed, 0: off */
+    uint32_t context_length;    /* 0: the model's */
+    uint32_t contexts_per_app;  /* 0: no limit */
+    uint32_t queue_limit;       /* calls waiting, all apps together; 0: 256 */
+    unsigned threads;           /* 0: one per CPU */
+    bool watch_pressure;        /* the budget in force shrinks while memory is short */
+    const char *pressure_path;  /* what tells so; NULL: the system (os/pressure.h) */
     unsigned pressure_quiet_ms; /* over when nothing came for so long; 0: 5000 */
 };
 

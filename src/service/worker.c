@@ -98,7 +98,8 @@ static struct call *call_of(struct queue_item *item)
 /* Whether memory must be tended before the next job. Under the lock. */
 static bool must_sweep(struct service *service)
 {
-    bool sweep = service->sweep || kv_pool_resident(service->pool) > kv_pool_budget(service->pool);
+    service->stretched = 0; /* it was the last call's */
+    bool over = budget_apply(service), sweep = service->sweep || over;
     service->sweep = false;
     return sweep;
 }
@@ -107,6 +108,18 @@ static bool must_sweep(struct service *service)
 static bool must_tend(const struct service *service)
 {
     return service->sweep || service->swapped;
+}
+
+/* Until there is something to do. Under the lock. */
+static void rest(struct service *service)
+{
+    unsigned due_ms = budget_due_ms(service);
+    if (due_ms) {
+        struct timespec deadline = condition_deadline(due_ms);
+        pthread_cond_timedwait(&service->work, &service->lock, &deadline);
+    } else {
+        pthread_cond_wait(&service->work, &service->lock);
+    }
 }
 
 void *worker_main(void *argument)
@@ -123,6 +136,8 @@ void *worker_main(void *argument)
         swapout_finish(service, false);
         bool more = settle_run(service, SETTLE_MS);
         pthread_mutex_lock(&service->lock);
+        if (service->sweep) /* what was asked for before the next job goes before it */
+            continue;
         struct queue_item *item = queue_pop(&service->queue);
         if (item) {
             struct call *call = service->running = call_of(item);
@@ -139,7 +154,7 @@ void *worker_main(void *argument)
         } else if (service->quit) {
             break;
         } else if (!more && !must_tend(service)) {
-            pthread_cond_wait(&service->work, &service->lock);
+            rest(service);
         }
     }
     pthread_mutex_unlock(&service->lock);

@@ -87,6 +87,17 @@ void chunk_store_close(struct chunk_store *store)
     mem_free(store);
 }
 
+uint64_t chunk_store_count(struct chunk_store *store, const char *context)
+{
+    uint64_t count = 0;
+    pthread_mutex_lock(&store->mutex);
+    for (const struct segment *segment = store->segments; segment; segment = segment->next)
+        if (!segment->dead && strcmp(segment->context, context) == 0)
+            count += segment->table->count;
+    pthread_mutex_unlock(&store->mutex);
+    return count;
+}
+
 uint64_t chunk_store_bytes(const struct chunk_store *store)
 {
     pthread_mutex_t *mutex = (pthread_mutex_t *)&store->mutex;

@@ -94,6 +94,8 @@ bool segment_slice_valid(const struct segment *segment, uint32_t layer, uint32_t
 
 /* Closes descriptors that have not been asked for lately where many are open. No read may be in flight. */
 void chunk_store_trim(struct chunk_store *store);
+/* Chunks in the context's live segments. Any thread. */
+uint64_t chunk_store_count(struct chunk_store *store, const char *context);
 uint64_t chunk_store_bytes(const struct chunk_store *store); /* of all live segments on flash */
 
 #endif
