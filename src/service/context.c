@@ -125,7 +125,10 @@ static int attach_stored(struct service *service, struct context *context)
             chunk_key_next(service->store, &key, context->tokens.ids + sequence->tokens, chunk->tokens);
             find_stored(service, chunk, &key);
         }
-        code = kv_sequence_attach(sequence, chunk);
+        if (left == 1 && service->store && !chunk->stored) /* most likely a reply's last, never computed */
+            context->computed--;
+        else
+            code = kv_sequence_attach(sequence, chunk);
         kv_chunk_release(service->pool, chunk);
     }
     return code;
