@@ -68,6 +68,7 @@ ALWAYS_INLINE void product_32(enum dtype type, size_t bytes, int offset, int tok
     for (size_t b = 0; b < f->blocks; b++, rows_advance(&r, bytes)) {
         __m512i code[8];
         __m512 scale, minimum;
+        ahead = prefetch(ahead, ROWS * bytes, &r, 0, bytes > 32 ? -1 : (int)(b % 2));
         unpack_32(type, &r, 0, code, &scale, &minimum);
         UNROLL_FOR (t, tokens) {
             const struct few_token *x = &f->x[t];
@@ -79,7 +80,6 @@ ALWAYS_INLINE void product_32(enum dtype type, size_t bytes, int offset, int tok
             if (!offset)
                 sum[t] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x->scales[b] * (float)codes), sum[t]);
         }
-        ahead = prefetch(ahead, ROWS * bytes, &r, 0, (int)(b % 2));
     }
     UNROLL_FOR (t, tokens)
         _mm512_storeu_ps(f->sums + t * ROWS, sum[t]);
@@ -166,6 +166,7 @@ ALWAYS_INLINE void product_q6(int tokens, const struct few *f)
             total[t] = _mm512_setzero_si512();
         UNROLL_FOR (i, 4) {
             int half = i / 2, pair = i % 2;
+            ahead = prefetch(ahead, ROWS * bytes / 4, &r, bytes / 4 * (size_t)i, -1);
             if (pair == 0)
                 load_32(&r, 128 + 32 * (size_t)half, upper);
             unpack_q6(&r, 0, half, pair, upper, first, second);
@@ -174,7 +175,6 @@ ALWAYS_INLINE void product_q6(int tokens, const struct few *f)
                 total[t] = add_q6(total[t], first, scales[2 * half], 2 * pair, &f->x[t], at);
                 total[t] = add_q6(total[t], second, scales[2 * half + 1], 2 * pair, &f->x[t], at + 64);
             }
-            ahead = prefetch(ahead, ROWS * bytes / 4, &r, bytes / 4 * (size_t)i, -1);
         }
         UNROLL_FOR (t, tokens) {
             __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(f->x[t].scales[b]));
