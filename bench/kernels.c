@@ -3,6 +3,7 @@
  * A measurement is repeated for a fifth of a second and at least three times. Matrices are larger than caches
  * by default, so one token measures reading memory as generation does, and many tokens measure arithmetic as
  * prompts do. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -190,7 +191,7 @@ static int run_type(struct setup *s, enum dtype type, const struct bench_list *t
         most = tokens->values[i] > most ? tokens->values[i] : most;
     if (memory_init(&memory, s, type, most) < 0) {
         struct error error;
-        error_set(&error, -12, "not enough memory for %" PRIu64 " rows", s->rows);
+        error_set(&error, -ENOMEM, "not enough memory for %" PRIu64 " rows", s->rows);
         return bench_fail("kernels", &error);
     }
     s->read_bytes_s =
@@ -266,7 +267,7 @@ int bench_kernels(int argc, char **argv)
         return bench_misuse("kernels", "--isa: '%s' is not an instruction set this machine has", isa);
     if (workers_create((unsigned)threads, &s.workers) < 0) {
         struct error error;
-        error_set(&error, -11, "cannot start %" PRIu64 " threads", threads);
+        error_set(&error, -EAGAIN, "cannot start %" PRIu64 " threads", threads);
         return bench_fail("kernels", &error);
     }
     if (s.json)

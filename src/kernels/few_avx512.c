@@ -68,6 +68,7 @@ ALWAYS_INLINE void product_32(enum dtype type, size_t bytes, int offset, int tok
     for (size_t b = 0; b < f->blocks; b++, rows_advance(&r, bytes)) {
         __m512i code[8];
         __m512 scale, minimum;
+        ahead = prefetch(ahead, ROWS * bytes, &r, 0, bytes > 32 ? -1 : (int)(b % 2));
         unpack_32(type, &r, 0, code, &scale, &minimum);
         UNROLL_FOR (t, tokens) {
             const struct few_token *x = &f->x[t];
@@ -79,7 +80,6 @@ ALWAYS_INLINE void product_32(enum dtype type, size_t bytes, int offset, int tok
             if (!offset)
                 sum[t] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x->scales[b] * (float)codes), sum[t]);
         }
-        ahead = prefetch(ahead, ROWS * bytes, &r, 0, (int)(b % 2));
     }
     UNROLL_FOR (t, tokens)
         _mm512_storeu_ps(f->sums + t * ROWS, sum[t]);
@@ -150,9 +150,8 @@ ALWAYS_INLINE __m512i add_q6(__m512i total, const __m512i code[8], __m512i scale
     return _mm512_add_epi32(total, _mm512_mullo_epi32(dot, signed_byte_of(scales, j + 1)));
 }
 
-ALWAYS_INLINE void product_q6(int tokens, const struct few *f)
+ALWAYS_INLINE void product_q6(size_t bytes, int tokens, const struct few *f)
 {
-    const size_t bytes = 210;
     struct rows r = rows_at(f->rows, f->stride);
     uintptr_t ahead = f->ahead;
     __m512 sum[FEW_TOKENS];
@@ -166,6 +165,7 @@ ALWAYS_INLINE void product_q6(int tokens, const struct few *f)
             total[t] = _mm512_setzero_si512();
         UNROLL_FOR (i, 4) {
             int half = i / 2, pair = i % 2;
+            ahead = prefetch(ahead, ROWS * bytes / 4, &r, bytes / 4 * (size_t)i, -1);
             if (pair == 0)
                 load_32(&r, 128 + 32 * (size_t)half, upper);
             unpack_q6(&r, 0, half, pair, upper, first, second);
@@ -174,7 +174,6 @@ ALWAYS_INLINE void product_q6(int tokens, const struct few *f)
                 total[t] = add_q6(total[t], first, scales[2 * half], 2 * pair, &f->x[t], at);
                 total[t] = add_q6(total[t], second, scales[2 * half + 1], 2 * pair, &f->x[t], at + 64);
             }
-            ahead = prefetch(ahead, ROWS * bytes / 4, &r, bytes / 4 * (size_t)i, -1);
         }
         UNROLL_FOR (t, tokens) {
             __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(f->x[t].scales[b]));
@@ -192,25 +191,22 @@ typedef void few_fn(const struct few *f);
     {                                                                                                        \
         call;                                                                                                \
     }
-#define FEW_32(name, type, bytes, offset)                                                                    \
-    FEW(name, 1, product_32(type, bytes, offset, 1, f))                                                      \
-    FEW(name, 2, product_32(type, bytes, offset, 2, f))                                                      \
-    FEW(name, 3, product_32(type, bytes, offset, 3, f))
+#define FEW_ALL(name, product, ...)                                                                          \
+    FEW(name, 1, product(__VA_ARGS__, 1, f))                                                                 \
+    FEW(name, 2, product(__VA_ARGS__, 2, f))                                                                 \
+    FEW(name, 3, product(__VA_ARGS__, 3, f))                                                                 \
+    FEW(name, 4, product(__VA_ARGS__, 4, f))                                                                 \
+    FEW(name, 5, product(__VA_ARGS__, 5, f))                                                                 \
+    FEW(name, 6, product(__VA_ARGS__, 6, f))
 
-FEW_32(q8_0, DTYPE_Q8_0, 34, 128)
-FEW_32(q4_0, DTYPE_Q4_0, 18, 8)
-FEW_32(q4_1, DTYPE_Q4_1, 20, 0)
-FEW_32(q5_0, DTYPE_Q5_0, 22, 16)
-FEW_32(q5_1, DTYPE_Q5_1, 24, 0)
-FEW(q4_k, 1, product_q45(false, 1, f))
-FEW(q4_k, 2, product_q45(false, 2, f))
-FEW(q4_k, 3, product_q45(false, 3, f))
-FEW(q5_k, 1, product_q45(true, 1, f))
-FEW(q5_k, 2, product_q45(true, 2, f))
-FEW(q5_k, 3, product_q45(true, 3, f))
-FEW(q6_k, 1, product_q6(1, f))
-FEW(q6_k, 2, product_q6(2, f))
-FEW(q6_k, 3, product_q6(3, f))
+FEW_ALL(q8_0, product_32, DTYPE_Q8_0, 34, 128)
+FEW_ALL(q4_0, product_32, DTYPE_Q4_0, 18, 8)
+FEW_ALL(q4_1, product_32, DTYPE_Q4_1, 20, 0)
+FEW_ALL(q5_0, product_32, DTYPE_Q5_0, 22, 16)
+FEW_ALL(q5_1, product_32, DTYPE_Q5_1, 24, 0)
+FEW_ALL(q4_k, product_q45, false)
+FEW_ALL(q5_k, product_q45, true)
+FEW_ALL(q6_k, product_q6, 210)
 
 static few_fn *few_of(enum dtype type, size_t tokens)
 {
@@ -218,7 +214,7 @@ static few_fn *few_of(enum dtype type, size_t tokens)
     {                                                                                                        \
         type,                                                                                                \
         {                                                                                                    \
-            name##_1, name##_2, name##_3                                                                     \
+            name##_1, name##_2, name##_3, name##_4, name##_5, name##_6                                       \
         }                                                                                                    \
     }
     static const struct {

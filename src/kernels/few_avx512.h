@@ -7,7 +7,7 @@
 
 #include "kernels/kernels.h"
 
-enum { FEW_TOKENS = 3 };
+enum { FEW_TOKENS = 6 };
 
 void few_matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end);
 

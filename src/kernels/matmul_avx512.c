@@ -243,10 +243,14 @@ static int fill_tiles(const struct plan *p, size_t row, size_t row_end, size_t c
 {
     unsigned char copy[TILE_ROWS * TILE_COLUMNS / 32 * 34];
     size_t at = column / p->block * p->block_bytes, bytes = blocks * p->block_bytes, stride;
+    /* The same share of the next pair, in the order it lies in memory; only an address, perhaps behind the
+     * end. */
+    uintptr_t ahead = (uintptr_t)p->m->weights + (row + PAIR) * p->row_bytes + PAIR * at;
     int count = 0;
     for (; count < 2 && row < row_end; count++, row += TILE_ROWS) {
         const unsigned char *rows = whole_rows(p, row, row_end - row, at, bytes, copy, &stride);
-        p->unpack(rows, stride, blocks, &tiles[count]);
+        p->unpack(rows, stride, blocks, ahead, &tiles[count]);
+        ahead += TILE_ROWS * bytes;
     }
     return count;
 }

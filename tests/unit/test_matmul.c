@@ -289,6 +289,18 @@ static void twins_any_bits(void **state)
     twins(ANY_BITS, 4, 3);
 }
 
+/* Every number of tokens that a kernel may take at once, and some more. */
+static void twins_each_count(void **state)
+{
+    (void)state;
+    struct random r = {10};
+    size_t count;
+    const struct dtype_info *types = dtype_list(&count);
+    for (size_t i = 0; i < count; i++)
+        for (size_t tokens = 1; tokens <= 14; tokens++)
+            check_twins(&r, types[i].type, USUAL, 37, types[i].block_values == 1 ? 52 : 768, tokens);
+}
+
 /* More tokens than any kernel takes at once. */
 static void twins_long(void **state)
 {
@@ -617,6 +629,7 @@ int main(void)
         cmocka_unit_test(twins_usual),
         cmocka_unit_test(twins_extreme),
         cmocka_unit_test(twins_any_bits),
+        cmocka_unit_test(twins_each_count),
         cmocka_unit_test(twins_long),
         cmocka_unit_test(no_tokens_no_rows),
     };
