@@ -120,7 +120,7 @@ static void test_a_call(void **state)
     struct service_status status;
     service_status(service, &status);
     assert_int_equal(status.contexts, 1);
-    assert_int_equal(status.contexts_resident, !rig_stressed());
+    assert_true(rig_stressed() || status.contexts_resident == 1);
     assert_int_equal(status.calls_total, 2);
     assert_int_equal(status.calls_failed + status.calls_cancelled + status.calls_waiting, 0);
     assert_true((rig_stressed() || status.kv_resident_bytes > 0) &&
@@ -388,7 +388,7 @@ static bool cancel_in_the_middle(struct service *service, char id[JOURNAL_ID_BYT
             assert_int_equal(after.record.window_turn, before.record.window_turn);
             assert_true(after.tokens_resident <= after.tokens);
             if (!slid)
-                assert_true(after.tokens_resident >= before.tokens_resident);
+                assert_true(rig_stressed() || after.tokens_resident >= before.tokens_resident);
             assert_false(after.busy);
             context_info_deinit(&after);
         }
