@@ -18,6 +18,7 @@ int bench_model(int argc, char **argv);
 int bench_logits(int argc, char **argv);
 int bench_tokens(int argc, char **argv);
 int bench_speed(int argc, char **argv);
+int bench_switch(int argc, char **argv);
 
 /* ---- options ---- */
 

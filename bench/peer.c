@@ -31,25 +31,34 @@ static void list(const struct peer_test *tests, size_t count, int generate, char
     }
 }
 
-/* Starts argv with its standard output on a pipe and standard error dropped. */
-static int start(char *const argv[], int *output, pid_t *pid)
+int peer_start(char *const argv[], int *output, pid_t *pid)
 {
-    int ends[2];
+    int ends[2] = {-1, -1};
     posix_spawn_file_actions_t actions;
-    if (pipe2(ends, O_CLOEXEC) < 0)
+    if (output && pipe2(ends, O_CLOEXEC) < 0)
         return -errno;
     int code = -posix_spawn_file_actions_init(&actions);
     if (code == 0) {
-        posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
+        if (output)
+            posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
+        else
+            posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
         posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
         code = -posix_spawn(pid, argv[0], &actions, NULL, argv, environ);
         posix_spawn_file_actions_destroy(&actions);
     }
+    if (!output)
+        return code;
     close(ends[1]);
     if (code < 0)
         close(ends[0]);
     *output = ends[0];
     return code;
+}
+
+void peer_show(const char *directories)
+{
+    setenv("PEER_BIND", directories, 1);
 }
 
 static int read_all(int descriptor, struct buffer *out)
@@ -70,7 +79,7 @@ static int run(char *const argv[], struct buffer *out, struct error *error)
 {
     int output = -1, status = 0;
     pid_t pid;
-    int code = start(argv, &output, &pid);
+    int code = peer_start(argv, &output, &pid);
     if (code < 0)
         return error_set(error, code, "%s: %s", argv[0], strerror(-code));
     code = read_all(output, out);
@@ -112,7 +121,7 @@ static void show_model(const char *model)
     const char *slash = strrchr(model, '/');
     snprintf(directory, sizeof directory, "%.*s", (int)(slash - model), model);
     if (slash != model)
-        setenv("PEER_BIND", directory, 1);
+        peer_show(directory);
 }
 
 int peer_bench(const char *path, const char *model, uint64_t depth, unsigned threads, struct peer_test *tests,

@@ -1,9 +1,10 @@
-/* The peer's numbers: llama-bench, run beside ours. */
+/* The peer: its numbers from llama-bench, run beside ours, and starting its tools. */
 #ifndef LLMS_BENCH_PEER_H
 #define LLMS_BENCH_PEER_H
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/error.h"
 
@@ -15,5 +16,12 @@ struct peer_test {
 /* Runs `PATH run llama-bench` once over the tests, each behind `depth` tokens. path: a peer-llama-cpp. */
 int peer_bench(const char *path, const char *model, uint64_t depth, unsigned threads, struct peer_test *tests,
                size_t count, struct error *error);
+
+/* Starts argv (a peer-llama-cpp, "run", a tool, ...) with standard output on a pipe, or dropped where output
+ * is NULL, and standard error dropped. 0 or a negative errno value. */
+int peer_start(char *const argv[], int *output, pid_t *pid);
+
+/* Lets the tools see these directories too: absolute paths with spaces between. */
+void peer_show(const char *directories);
 
 #endif

@@ -13,7 +13,7 @@ _llms_contexts()
 _llms()
 {
     local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
-    local commands="chat call new ls show rm fork prepare status models tokenize detokenize"
+    local commands="chat call new ls show rm fork prepare status budget models tokenize detokenize"
     local options="--app --address --json --help --version" command="" i
     local generate="--stats --max-tokens --temperature --top-k --top-p --min-p --repeat-penalty --seed --stop --when-full"
     COMPREPLY=()

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/parse.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -96,6 +97,26 @@ int body_read_fork(const json_t *body, struct body_context *out, struct error *e
 int body_read_nothing(const json_t *body, struct error *error)
 {
     return fields_read(NULL, 0, body, NULL, error);
+}
+
+/* ---- the budget ---- */
+
+/* Bytes, or a size as people write it. */
+static int read_size(const struct field *field, const json_t *value, void *out, struct error *error)
+{
+    const char *text = json_string_value(value);
+    uint64_t bytes = 0;
+    if (text ? parse_size(text, &bytes) < 0 : !json_is_integer(value) || json_integer_value(value) < 0)
+        return error_set(error, -EINVAL, "\"%s\" must be a number of bytes or a size such as \"40M\"",
+                         field->name);
+    *(uint64_t *)out = text ? bytes : (uint64_t)json_integer_value(value);
+    return 0;
+}
+
+int body_read_budget(const json_t *body, uint64_t *bytes, struct error *error)
+{
+    static const struct field fields[] = {{"kv_budget", read_size, 0, .required = true}};
+    return fields_read(fields, COUNT(fields), body, bytes, error);
 }
 
 /* ---- calls ---- */

@@ -38,6 +38,8 @@ int body_read_context(const json_t *body, struct body_context *out, struct error
 int body_read_fork(const json_t *body, struct body_context *out, struct error *error);
 int body_read_nothing(const json_t *body, struct error *error); /* for routes that take no fields */
 
+int body_read_budget(const json_t *body, uint64_t *bytes, struct error *error);
+
 struct body_call {
     struct call_params params; /* prompt and stop point into the JSON and into `stops`: do not copy */
     bool stream;

@@ -22,6 +22,7 @@ struct exchange {
     const char *version;      /* the daemon's */
     int64_t started_s;        /* when the daemon started, Unix epoch */
     struct route_match match; /* match.argument: the path's {id} */
+    bool administrator;       /* the daemon's own uid, root, or whoever shows the token */
     char owner[CALLER_OWNER_BYTES]; /* whose contexts these are: "<uid>/<app>" or "token/<app>" */
     struct buffer body;
     uint64_t body_bytes; /* received, kept or not */

@@ -5,6 +5,7 @@ const struct route api_routes[] = {
     {"GET", "/health", route_health, .open = true},
     {"GET", "/metrics", route_metrics},
     {"GET", "/v1/status", route_status},
+    {"POST", "/v1/budget", route_budget},
     {"GET", "/v1/models", route_models},
     {"POST", "/v1/tokenize", route_tokenize},
     {"POST", "/v1/detokenize", route_detokenize},

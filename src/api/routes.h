@@ -7,6 +7,7 @@
 /* system.c */
 void route_health(struct exchange *exchange);
 void route_status(struct exchange *exchange);
+void route_budget(struct exchange *exchange);
 void route_metrics(struct exchange *exchange);
 void route_models(struct exchange *exchange);
 void route_tokenize(struct exchange *exchange);

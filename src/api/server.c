@@ -179,6 +179,7 @@ static bool admit(struct exchange *exchange, const struct peer *peer)
                      "X-LLMS-App must be 1 to 64 of A-Z a-z 0-9 . _ -");
         return false;
     }
+    exchange->administrator = peer->tcp || peer->uid == 0 || peer->uid == geteuid();
     if (peer->tcp)
         snprintf(exchange->owner, sizeof exchange->owner, "token/%s", app ? app : "default");
     else

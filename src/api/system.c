@@ -25,24 +25,67 @@ static json_t *model_json(const struct engine_model *model, uint32_t context_len
                      (json_int_t)model->context_length);
 }
 
+static json_t *levels_json(uint8_t levels)
+{
+    static const uint8_t bits[4] = {16, 8, 4, 2};
+    json_t *array = json_array();
+    for (int i = 0; i < 4 && array; i++)
+        if (levels >> i & 1 && json_array_append_new(array, json_integer(bits[i])) < 0) {
+            json_decref(array);
+            array = NULL;
+        }
+    return array;
+}
+
+static json_t *kv_json(const struct service_status *s)
+{
+    return json_pack("{s:I,s:I,s:b,s:I,s:I,s:s,s:s,s:I,s:o,s:o}", "budget_bytes",
+                     (json_int_t)s->kv_budget_bytes, "allowed_bytes", (json_int_t)s->kv_allowed_bytes,
+                     "pressure", s->pressure, "resident_bytes", (json_int_t)s->kv_resident_bytes,
+                     "stored_bytes", (json_int_t)s->stored_bytes, "policy", s->policy, "evict", s->evict,
+                     "level", (json_int_t)s->kv_level, "levels", levels_json(s->kv_levels), "ratio",
+                     s->kv_ratio > 0 ? answer_number(s->kv_ratio) : json_null());
+}
+
 void route_status(struct exchange *exchange)
 {
     struct service_status s;
     service_status(exchange->service, &s);
     answer_json(
         &exchange->answer, 200,
-        json_pack("{s:s,s:I,s:o,s:{s:I,s:I,s:I},s:{s:I,s:I,s:I},s:{s:I,s:I,s:I,s:I,s:I},s:{s:I,s:I,s:"
-                  "I},s:I,s:s}",
+        json_pack("{s:s,s:I,s:o,s:o,s:{s:I,s:I,s:I},s:{s:I,s:I,s:I,s:I,s:I},s:{s:I,s:I,s:I},s:I,s:s}",
                   "version", exchange->version, "uptime_ms", (json_int_t)s.uptime_ms, "model",
-                  model_json(service_model(exchange->service), s.context_length), "kv", "budget_bytes",
-                  (json_int_t)s.kv_budget_bytes, "resident_bytes", (json_int_t)s.kv_resident_bytes, "level",
-                  (json_int_t)s.kv_level, "contexts", "total", (json_int_t)s.contexts, "resident",
-                  (json_int_t)s.contexts_resident, "per_app_limit", (json_int_t)s.contexts_per_app, "calls",
-                  "running", (json_int_t)s.calls_running, "waiting", (json_int_t)s.calls_waiting, "total",
+                  model_json(service_model(exchange->service), s.context_length), "kv", kv_json(&s),
+                  "contexts", "total", (json_int_t)s.contexts, "resident", (json_int_t)s.contexts_resident,
+                  "per_app_limit", (json_int_t)s.contexts_per_app, "calls", "running",
+                  (json_int_t)s.calls_running, "waiting", (json_int_t)s.calls_waiting, "total",
                   (json_int_t)s.calls_total, "failed", (json_int_t)s.calls_failed, "cancelled",
                   (json_int_t)s.calls_cancelled, "tokens", "prompt", (json_int_t)s.prompt_tokens_total,
                   "reply", (json_int_t)s.reply_tokens_total, "recomputed",
                   (json_int_t)s.recomputed_tokens_total, "threads", (json_int_t)s.threads, "isa", s.isa));
+}
+
+/* What all apps' memory is, is not for any of them to say. */
+void route_budget(struct exchange *exchange)
+{
+    struct service_status s;
+    struct error error = {0};
+    uint64_t bytes = 0;
+    json_t *json = exchange_json(exchange);
+    if (!json)
+        return;
+    if (!exchange->administrator) {
+        answer_error(&exchange->answer, 403, "permission_error", "permission_denied",
+                     "only root, the daemon's own user and the token's holder may change the budget");
+    } else if (body_read_budget(json, &bytes, &error) < 0) {
+        answer_invalid(&exchange->answer, &error);
+    } else if (service_set_budget(exchange->service, bytes, &error) < 0) {
+        answer_failure(&exchange->answer, &error);
+    } else {
+        service_status(exchange->service, &s);
+        answer_json(&exchange->answer, 200, kv_json(&s));
+    }
+    json_decref(json);
 }
 
 struct metric {
@@ -67,7 +110,10 @@ void route_metrics(struct exchange *exchange)
         {"llms_contexts", "gauge", "Contexts of all apps.", (double)s.contexts},
         {"llms_contexts_resident", "gauge", "Contexts with KV in memory.", (double)s.contexts_resident},
         {"llms_kv_budget_bytes", "gauge", "Memory KV may take.", (double)s.kv_budget_bytes},
+        {"llms_kv_allowed_bytes", "gauge", "What memory pressure leaves of the budget.",
+         (double)s.kv_allowed_bytes},
         {"llms_kv_resident_bytes", "gauge", "Memory KV takes.", (double)s.kv_resident_bytes},
+        {"llms_kv_stored_bytes", "gauge", "Chunk files on flash.", (double)s.stored_bytes},
         {"llms_kv_evicted_bytes_total", "counter", "KV put out of memory.", (double)s.evicted_bytes_total},
         {"llms_calls_running", "gauge", "Calls being worked on.", (double)s.calls_running},
         {"llms_calls_waiting", "gauge", "Calls waiting for their turn.", (double)s.calls_waiting},
@@ -86,6 +132,8 @@ void route_metrics(struct exchange *exchange)
          (double)s.chunks_recomputed_total},
         {"llms_switch_seconds_total", "counter", "Time spent making contexts usable.",
          s.switch_ms_total / 1e3},
+        {"llms_stall_seconds_total", "counter", "Of it, time spent waiting for reads.",
+         s.stall_ms_total / 1e3},
         {"llms_first_token_seconds_total", "counter",
          "Time from a call's arrival to its first token, summed.", s.ttft_ms_total / 1e3},
         {"llms_generate_seconds_total", "counter", "Time spent generating after the first token.",

@@ -63,6 +63,7 @@ int command_prepare(struct cli *cli);
 int command_call(struct cli *cli);
 int command_chat(struct cli *cli);
 int command_status(struct cli *cli);
+int command_budget(struct cli *cli);
 int command_models(struct cli *cli);
 int command_tokenize(struct cli *cli);
 int command_detokenize(struct cli *cli);

@@ -1,4 +1,4 @@
-/* status, models, tokenize, detokenize. */
+/* status, budget, models, tokenize, detokenize. */
 #include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -7,6 +7,46 @@
 
 #include "base/parse.h"
 #include "cli/cli.h"
+
+/* The kv object of the status. */
+static void print_kv(const json_t *kv)
+{
+    char resident[32], budget[32], allowed[32], stored[32];
+    const json_t *level;
+    size_t at;
+    format_mib(resident, sizeof resident, get_whole(kv, "resident_bytes"));
+    format_mib(budget, sizeof budget, get_whole(kv, "budget_bytes"));
+    format_mib(allowed, sizeof allowed, get_whole(kv, "allowed_bytes"));
+    format_mib(stored, sizeof stored, get_whole(kv, "stored_bytes"));
+    printf("KV        %s of %s resident, %s stored", resident, budget, stored);
+    if (json_is_true(json_object_get(kv, "pressure")))
+        printf("; memory is short: %s allowed", allowed);
+    printf("\npolicy    %s, evicts by %s; written at %" PRIu64 " bits", get_text(kv, "policy"),
+           get_text(kv, "evict"), get_whole(kv, "level"));
+    if (json_is_number(json_object_get(kv, "ratio"))) {
+        printf(", lowered to ");
+        json_array_foreach(json_object_get(kv, "levels"), at, level)
+            printf("%s%" JSON_INTEGER_FORMAT, at ? "/" : "", json_integer_value(level));
+        printf(" (ratio %g)", json_number_value(json_object_get(kv, "ratio")));
+    }
+    putchar('\n');
+}
+
+int command_budget(struct cli *cli)
+{
+    uint64_t bytes;
+    if (parse_size(cli->arguments[0], &bytes) < 0) {
+        cli_fail(cli, "'%s' is not a size such as 256M or 1.5G", cli->arguments[0]);
+        return CLI_USAGE;
+    }
+    json_t *kv = cli_ask(cli, "POST", "/v1/budget", json_pack("{s:I}", "kv_budget", (json_int_t)bytes));
+    if (!kv)
+        return CLI_FAILED;
+    if (!cli->json)
+        print_kv(kv);
+    json_decref(kv);
+    return CLI_OK;
+}
 
 int command_status(struct cli *cli)
 {
@@ -18,18 +58,15 @@ int command_status(struct cli *cli)
     const json_t *model = json_object_get(status, "model"), *kv = json_object_get(status, "kv");
     const json_t *contexts = json_object_get(status, "contexts"), *calls = json_object_get(status, "calls");
     const json_t *tokens = json_object_get(status, "tokens");
-    char up[32], weights[32], resident[32], budget[32];
+    char up[32], weights[32];
     format_duration(up, sizeof up, get_whole(status, "uptime_ms"));
     format_mib(weights, sizeof weights, get_whole(model, "weights_bytes"));
-    format_mib(resident, sizeof resident, get_whole(kv, "resident_bytes"));
-    format_mib(budget, sizeof budget, get_whole(kv, "budget_bytes"));
     printf("daemon    llmsd %s, up %s\n", get_text(status, "version"), up);
     printf("model     %s (%s, %s), %.1f million parameters, %s of weights, context of %" PRIu64 " tokens\n",
            get_text(model, "name"), get_text(model, "architecture"), get_text(model, "type"),
            (double)get_whole(model, "parameters") / 1e6, weights, get_whole(model, "context_length"));
     printf("compute   %" PRIu64 " threads, %s\n", get_whole(status, "threads"), get_text(status, "isa"));
-    printf("KV        %s of %s resident, written at %" PRIu64 " bits\n", resident, budget,
-           get_whole(kv, "level"));
+    print_kv(kv);
     printf("contexts  %" PRIu64 ", %" PRIu64 " of them in memory", get_whole(contexts, "total"),
            get_whole(contexts, "resident"));
     if (get_whole(contexts, "per_app_limit"))

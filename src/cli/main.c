@@ -18,6 +18,7 @@ const struct cli_command cli_commands[] = {
     {"fork", "CTX [--name NAME]", "copy a context, print the copy's id", command_fork, CLI_TAKES_NAME, 1, 1},
     {"prepare", "CTX", "bring a context into memory now", command_prepare, 0, 1, 1},
     {"status", "", "what the daemon is doing", command_status, 0, 0, 0},
+    {"budget", "SIZE", "change how much memory KV may take", command_budget, 0, 1, 1},
     {"models", "", "the models it serves", command_models, 0, 0, 0},
     {"tokenize", "TEXT|-", "the model's token ids of a text", command_tokenize, CLI_TAKES_SPECIAL, 1, 1},
     {"detokenize", "ID...|-", "the text of token ids", command_detokenize, 0, 1, -1},

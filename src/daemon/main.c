@@ -147,11 +147,15 @@ static void *load(void *argument)
         .model_path = options->model,
         .state_directory = options->state_directory,
         .kv_budget_bytes = options->kv_budget_bytes,
-        .kv_level = (uint8_t)options->kv_level,
+        .kv_levels = (uint8_t)options->kv_levels,
+        .kv_ratio = options->kv_ratio,
+        .policy = *options->policy ? options->policy : NULL,
+        .evict = *options->evict ? options->evict : NULL,
         .context_length = (uint32_t)options->context_length,
         .contexts_per_app = (uint32_t)options->contexts_per_app,
         .queue_limit = (uint32_t)options->queue_limit,
         .threads = (unsigned)options->threads,
+        .watch_pressure = true,
     };
     const uint64_t one = 1;
     loader->code = service_open(&service_options, &loader->service, &loader->error);
@@ -166,10 +170,10 @@ static void report_ready(struct service *service, const struct options *options,
     struct service_status status;
     service_status(service, &status);
     log_info("ready in %.0f ms: %s (%s, %s, %.1f million parameters), contexts of %u tokens, KV budget "
-             "%.1f MiB at level %u, %u threads (%s), state in %s",
+             "%.1f MiB under policy %s, %u threads (%s), state in %s",
              ms, model->name, model->architecture, model->type, (double)model->parameters / 1e6,
-             status.context_length, (double)status.kv_budget_bytes / (1 << 20), status.kv_level,
-             status.threads, status.isa, options->state_directory);
+             status.context_length, (double)status.kv_budget_bytes / (1 << 20), status.policy, status.threads,
+             status.isa, options->state_directory);
     systemd_notify("READY=1\nSTATUS=Serving %s (%s)", model->name, model->type);
 }
 

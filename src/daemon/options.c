@@ -9,6 +9,7 @@
 
 #include "base/memory.h"
 #include "base/parse.h"
+#include "kv/policy.h"
 #include "os/file.h"
 #include "os/socket.h"
 
@@ -69,11 +70,41 @@ static int set_number(const struct option *option, const char *value, void *plac
     return parse_u64(value, option->low, option->high, place);
 }
 
-static int set_level(const struct option *option, const char *value, void *place)
+/* "16", or "8" and what it may be lowered to: "8,4", "8,2", "8,4,2". As bits (LEVELS_*). */
+static int set_levels(const struct option *option, const char *value, void *place)
 {
-    if (strcmp(value, "16") != 0 && strcmp(value, "8") != 0)
-        return -EINVAL;
-    return set_number(option, value, place);
+    static const struct {
+        const char *text;
+        uint64_t bits;
+    } all[] = {{"16", LEVELS_16},
+               {"8", LEVELS_8},
+               {"8,4", LEVELS_8 | LEVELS_4},
+               {"8,2", LEVELS_8 | LEVELS_2},
+               {"8,4,2", LEVELS_8 | LEVELS_4 | LEVELS_2}};
+    (void)option;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (strcmp(value, all[i].text) == 0) {
+            *(uint64_t *)place = all[i].bits;
+            return 0;
+        }
+    return -EINVAL;
+}
+
+static int set_ratio(const struct option *option, const char *value, void *place)
+{
+    (void)option;
+    return parse_double(value, 0.25, 2, place);
+}
+
+static int set_policy(const struct option *option, const char *value, void *place)
+{
+    return kv_policy_find(value) ? set_path(option, value, place) : -EINVAL;
+}
+
+static int set_evict(const struct option *option, const char *value, void *place)
+{
+    enum evict_order order;
+    return evict_order_find(value, &order) == 0 ? set_path(option, value, place) : -EINVAL;
 }
 
 static int set_log_level(const struct option *option, const char *value, void *place)
@@ -100,8 +131,18 @@ static const struct option table[] = {
      .allowed = "a directory", .in_file = true},
     {"kv-budget", "SIZE", "memory for the KV cache, all apps together (256M)", set_size, AT(kv_budget_bytes),
      .low = 1 << 16, .allowed = "a size such as 256M or 1.5G, at least 64K", .in_file = true},
-    {"kv-levels", "16|8", "bits a KV value is kept in (16)", set_level, AT(kv_level), .low = 8, .high = 16,
-     .allowed = "16 or 8", .in_file = true},
+    {"kv-levels", "LEVELS",
+     "bits a KV value is kept in: 16, or 8 and what it may be lowered to (the policy's)", set_levels,
+     AT(kv_levels), .allowed = "16, 8 or 8,4 or 8,2 or 8,4,2", .in_file = true},
+    {"kv-ratio", "R", "KV bytes on average, of INT8 (0.5: 4 bits a value; the policy's)", set_ratio,
+     AT(kv_ratio), .allowed = "a number from 0.25 to 2", .in_file = true},
+    {"policy", "NAME", "how KV memory is managed: llms, paper, lmk, swapping, vllm-s, ... (llms)", set_policy,
+     AT(policy),
+     .allowed =
+         "llms, paper, lmk, swapping, vllm-s, vllm-sq, int4, no-compression, no-pipeline or no-lifecycle",
+     .in_file = true},
+    {"evict", "ORDER", "what leaves memory first: cost, lctru or lru (the policy's)", set_evict, AT(evict),
+     .allowed = "cost, lctru or lru", .in_file = true},
     {"context-length", "N", "tokens of a context; 0: the model's own (0)", set_number, AT(context_length),
      .high = 1 << 24, .allowed = "a whole number from 0 to 16777216", .in_file = true},
     {"contexts-per-app", "N", "contexts an app may have; 0: no limit (64)", set_number, AT(contexts_per_app),
@@ -217,7 +258,6 @@ int options_parse(int argc, char **argv, struct options *out, struct error *erro
 {
     static const struct options defaults = {
         .kv_budget_bytes = 256u << 20,
-        .kv_level = 16,
         .contexts_per_app = 64,
         .queue_limit = 256,
         .log_level = LOG_LEVEL_INFO,

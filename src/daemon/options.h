@@ -20,7 +20,10 @@ struct options {
     char listen[OPTIONS_LISTENERS][PATH_MAX]; /* "unix:PATH" or "tcp:HOST:PORT" */
     size_t listen_count;                      /* 0: none was named */
     uint64_t kv_budget_bytes;
-    uint64_t kv_level;         /* 16 or 8 */
+    uint64_t kv_levels;        /* 0: the policy's; else bits LEVELS_* (kv/levels.h) */
+    double kv_ratio;           /* 0: the policy's */
+    char policy[PATH_MAX];     /* "": the default */
+    char evict[PATH_MAX];      /* "": the policy's */
     uint64_t context_length;   /* 0: the model's */
     uint64_t contexts_per_app; /* 0: no limit */
     uint64_t threads;          /* 0: one per CPU */

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/memory.h"
 #include "engine/engine_internal.h"
 
@@ -12,6 +13,19 @@ static unsigned online_cpus(void)
 {
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     return n < 1 ? 1 : n > 256 ? 256 : (unsigned)n;
+}
+
+/* Over every tensor's name, shape and beginning: two models that differ in training differ in all of them. */
+static uint64_t fingerprint(const struct gguf *gguf)
+{
+    uint64_t hash = 1;
+    for (size_t i = 0; i < gguf_tensor_count(gguf); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(gguf, i);
+        uint64_t facts[] = {hash, (uint64_t)t->type, t->size[0], t->size[1]};
+        hash = hash_bytes(t->name.data, t->name.length, hash_bytes(facts, sizeof facts, 0));
+        hash = hash_bytes(t->data, t->bytes < 4096 ? t->bytes : 4096, hash);
+    }
+    return hash;
 }
 
 static void describe(struct engine *e, const char *path)
@@ -33,6 +47,7 @@ static void describe(struct engine *e, const char *path)
     m->vocabulary = w->vocabulary;
     m->width = w->width;
     m->kv = (struct kv_geometry){w->layer_count, w->kv_heads, w->dim};
+    m->fingerprint = fingerprint(e->gguf);
     m->chat = CHAT_CHATML;
     if (gguf_get_string(e->gguf, "tokenizer.chat_template", &text) == 0)
         m->chat_recognised = chat_template_detect(text.data, text.length, &m->chat) == 0;
@@ -101,6 +116,14 @@ static int reserve_threads(struct engine *e)
 
 int engine_scratch_reserve(struct engine *e, size_t positions)
 {
+    if (e->received_room < positions / CHUNK_TOKENS + 1) {
+        size_t room = positions / CHUNK_TOKENS * 3 / 2 + 16;
+        uint64_t *received = mem_realloc(e->received, room * sizeof *received);
+        if (!received)
+            return -ENOMEM;
+        e->received = received;
+        e->received_room = room;
+    }
     for (unsigned i = 0; i < workers_threads(e->workers); i++) {
         struct thread_scratch *s = &e->scratch[i];
         if (s->positions >= positions)
@@ -108,15 +131,20 @@ int engine_scratch_reserve(struct engine *e, size_t positions)
         size_t room = (positions + positions / 2 + 255) / 256 * 256;
         float *scores = mem_aligned(64, attention_scratch_floats(room) * sizeof *scores);
         struct attention_chunk *chunks = mem_alloc(room / CHUNK_TOKENS * sizeof *chunks);
-        if (!scores || !chunks) {
+        uint32_t *received = mem_aligned(64, room * sizeof *received);
+        if (!scores || !chunks || !received) {
             mem_free(scores);
             mem_free(chunks);
+            mem_free(received);
             return -ENOMEM;
         }
         mem_free(s->scores);
         mem_free(s->chunks);
+        mem_free(s->received);
         s->scores = scores;
         s->chunks = chunks;
+        s->received = received;
+        memset(received, 0, room * sizeof *received);
         s->positions = room;
     }
     return 0;
@@ -171,6 +199,7 @@ void engine_close(struct engine *e)
         struct thread_scratch *s = &e->scratch[i];
         mem_free(s->scores);
         mem_free(s->chunks);
+        mem_free(s->received);
         mem_free(s->gate);
         mem_free(s->up);
         mem_free((void *)s->q);
@@ -178,6 +207,7 @@ void engine_close(struct engine *e)
         mem_free(s->visible);
     }
     mem_free(e->scratch);
+    mem_free(e->received);
     workers_destroy(e->workers);
     tokenizer_destroy(e->tokenizer);
     weights_deinit(&e->weights);

@@ -33,6 +33,7 @@ struct engine_model {
     uint32_t vocabulary;
     uint32_t width;
     struct kv_geometry kv;
+    uint64_t fingerprint; /* of the weights: KV computed with others is not this model's */
     enum chat_template chat;
     bool chat_recognised; /* false: the file's template is unknown or missing, `chat` is the stated default */
 };
@@ -45,7 +46,7 @@ unsigned engine_threads(const struct engine *engine);
 const char *engine_isa(const struct engine *engine);
 
 /* Runs `count` tokens at the given ascending positions through all layers: writes their K and V into
- * sequence's chunks (which must exist: kv_sequence_reserve) and, for the tokens from index `logits_from` on,
+ * sequence's chunks (whose data must be claimed) and, for the tokens from index `logits_from` on,
  * (count - logits_from) x vocabulary logits into `logits` (NULL if logits_from == count). Each token attends
  * to all positions up to its own; those must be valid already or in this batch before it. sequence->tokens is
  * not changed: the caller moves it once it is content. cancel: checked between layers; may be NULL. 0,
@@ -58,8 +59,21 @@ struct engine_batch {
     size_t logits_from;
     float *logits;
     const atomic_bool *cancel;
+    /* Restoring: called before layer 0, 1, ... are computed; returns once that layer of every chunk the batch
+     * attends to and does not compute itself is in memory. Another return than 0 ends the pass with that
+     * code. May be NULL. */
+    int (*gate)(void *argument, uint32_t layer);
+    void *gate_argument;
+    /* Density: what positions receive from the last so many tokens is added to their chunks (kv/chunk.h). */
+    size_t density_tokens;
 };
 int engine_forward(struct engine *engine, const struct engine_batch *batch, struct error *error);
+
+/* Writes the K and V of a chunk's first `tokens` slots at a lower level into `to` (kv_chunk_bytes(to_level)
+ * bytes). Returns the squared error that added. Safe beside engine_forward as long as `from` is not written.
+ */
+double engine_lower(const struct engine *engine, const void *from, uint8_t from_level, uint8_t tokens,
+                    void *to, uint8_t to_level);
 
 /* Tokens the engine takes through the layers at once; longer batches are cut. */
 enum { ENGINE_BATCH = 256 };

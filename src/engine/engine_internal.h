@@ -12,7 +12,8 @@
 struct thread_scratch {
     float *scores;                  /* attention_scratch_floats(positions) */
     struct attention_chunk *chunks; /* positions / 16 */
-    size_t positions;               /* what both are large enough for */
+    uint32_t *received;             /* [positions] what attention gave them in this layer (attention.h) */
+    size_t positions;               /* what these are large enough for */
     float *gate, *up;               /* [ENGINE_BATCH][FFN_ROWS] */
     const float **q;                /* [ATTENTION_TOKENS x heads per key/value head] */
     float **out;
@@ -34,6 +35,8 @@ struct engine {
     const struct kernels *kernels;
     struct workers *workers;
     struct thread_scratch *scratch; /* one a thread */
+    uint64_t *received;             /* [chunks] what a batch's attention gave each chunk, all layers */
+    size_t received_room;
     /* A batch's activations, [ENGINE_BATCH] rows each. */
     float *x;                 /* [width] the residual stream */
     float *normed;            /* [width] */

@@ -18,8 +18,9 @@ struct pass {
     const struct kv_sequence *sequence;
     const int32_t *tokens;
     const uint32_t *positions;
-    size_t count; /* tokens in this batch */
-    size_t first; /* tokens from here on go through the current step */
+    size_t count;        /* tokens in this batch */
+    size_t first;        /* tokens from here on go through the current step */
+    size_t density_from; /* tokens from here on count for density */
     const struct layer *layer;
     uint32_t layer_index;
     const float *norm; /* the weights of the norm to come */
@@ -241,23 +242,68 @@ static void attention_piece(void *argument, unsigned piece, unsigned thread)
     size_t rows = 0, chunks = p->positions[end - 1] / CHUNK_TOKENS + 1;
     for (size_t c = 0; c < chunks; c++)
         s->chunks[c].data = head_data(p, c, head, &s->chunks[c].level);
+    /* A piece's tokens count for density all or not at all, but for the one piece that density_from cuts. */
+    size_t cut = p->density_from < begin ? begin : p->density_from < end ? p->density_from : end;
     for (size_t t = begin; t < end; t++)
         for (uint32_t g = 0; g < group; g++, rows++) {
             s->out[rows] = e->q + (t * w->heads + (size_t)head * group + g) * w->dim;
             s->q[rows] = s->out[rows];
             s->visible[rows] = p->positions[t] + 1;
         }
-    const struct attention args = {
+    struct attention args = {
         .chunks = s->chunks,
         .dim = w->dim,
         .scale = 1.0f / sqrtf((float)w->dim),
-        .queries = rows,
+        .queries = (cut - begin) * group,
         .q = s->q,
         .out = s->out,
         .visible = s->visible,
         .scratch = s->scores,
     };
+    if (args.queries)
+        e->kernels->attention(&args);
+    if (args.queries == rows)
+        return;
+    args.q += args.queries;
+    args.out += args.queries;
+    args.visible += args.queries;
+    args.queries = rows - args.queries;
+    args.received = s->received;
     e->kernels->attention(&args);
+}
+
+/* Adds up what the threads gathered in this layer. Integers, so that their order does not matter. */
+static void collect_density(const struct pass *p)
+{
+    const struct engine *e = p->engine;
+    size_t chunks = p->positions[p->count - 1] / CHUNK_TOKENS + 1;
+    for (unsigned i = 0; i < workers_threads(e->workers); i++) {
+        uint32_t *received = e->scratch[i].received;
+        for (size_t c = 0; c < chunks; c++) {
+            uint64_t sum = 0;
+            for (size_t t = 0; t < CHUNK_TOKENS; t++)
+                sum += received[c * CHUNK_TOKENS + t];
+            e->received[c] += sum;
+        }
+        memset(received, 0, chunks * CHUNK_TOKENS * sizeof *received);
+    }
+}
+
+/* The batch is done: its chunks get what they received, and how many (token, row, head, layer) could have
+ * seen them (Eq. 1 divides by the rows that see). */
+static void settle_density(const struct pass *p)
+{
+    const struct weights *w = &p->engine->weights;
+    size_t chunks = p->positions[p->count - 1] / CHUNK_TOKENS + 1;
+    for (size_t c = 0; c < chunks; c++) {
+        uint64_t pairs = 0;
+        for (size_t t = p->density_from; t < p->count; t++) {
+            size_t seen = p->positions[t] + 1, begin = c * CHUNK_TOKENS;
+            pairs += seen <= begin ? 0 : seen - begin < CHUNK_TOKENS ? seen - begin : CHUNK_TOKENS;
+        }
+        p->sequence->chunks[c]->received += p->engine->received[c];
+        p->sequence->chunks[c]->rows += pairs * w->heads * w->layer_count;
+    }
 }
 
 /* ---- feed-forward ---- */
@@ -310,11 +356,16 @@ static void run_layer(struct pass *p, size_t wanted)
     norm_rows(p, l->attention_norm, p->layer_index > 0, 1u << l->q.pack | 1u << l->k.pack | 1u << l->v.pack);
     run_product(&(struct product){p, {{&l->q, e->q, q}, {&l->k, e->k, kv}, {&l->v, e->v, kv}}, 3, 0, 0});
     run_rows(p, store_piece);
+    p->first =
+        wanted < p->density_from ? wanted : p->density_from; /* density wants all of its rows' attention */
+    if (p->first < p->count)
+        workers_run(e->workers, attention_piece, p,
+                    pieces_of(p->count - p->first, ATTENTION_TOKENS) * w->kv_heads);
+    if (p->density_from < p->count)
+        collect_density(p);
     p->first = wanted;
     if (p->first == p->count)
         return;
-    workers_run(e->workers, attention_piece, p,
-                pieces_of(p->count - p->first, ATTENTION_TOKENS) * w->kv_heads);
     pack_rows(p, e->q, q, &l->o);
     run_product(&(struct product){p, {{&l->o, e->delta + p->first * w->width, w->width}}, 1, 0, 0});
     norm_rows(p, l->ffn_norm, true, 1u << l->gate.pack | 1u << l->up.pack);
@@ -323,19 +374,25 @@ static void run_layer(struct pass *p, size_t wanted)
     run_product(&(struct product){p, {{&l->down, e->delta + p->first * w->width, w->width}}, 1, 0, 0});
 }
 
-static int run_batch(struct pass *p, size_t logits_from, float *logits, const atomic_bool *cancel)
+static int run_batch(struct pass *p, const struct engine_batch *b, size_t logits_from, float *logits)
 {
     struct engine *e = p->engine;
     const struct weights *w = &e->weights;
     p->first = 0;
+    memset(e->received, 0, (p->positions[p->count - 1] / CHUNK_TOKENS + 1) * sizeof *e->received);
     run_rows(p, embed_piece);
     for (uint32_t i = 0; i < w->layer_count; i++) {
-        if (cancel && atomic_load(cancel))
-            return -ECANCELED;
+        int code = b->cancel && atomic_load(b->cancel) ? -ECANCELED
+                   : b->gate                           ? b->gate(b->gate_argument, i)
+                                                       : 0;
+        if (code < 0)
+            return code;
         p->layer = &w->layers[i];
         p->layer_index = i;
         run_layer(p, i + 1 == w->layer_count ? logits_from : 0);
     }
+    if (p->density_from < p->count)
+        settle_density(p);
     if (logits_from == p->count)
         return 0;
     norm_rows(p, w->output_norm, true, 1u << w->output.pack);
@@ -346,8 +403,9 @@ static int run_batch(struct pass *p, size_t logits_from, float *logits, const at
 static int check(const struct engine *e, const struct engine_batch *b, struct error *error)
 {
     const struct kv_sequence *s = b->sequence;
-    if (b->logits_from > b->count || (b->logits_from < b->count && !b->logits))
-        return error_set(error, -EINVAL, "logits wanted of tokens that are not in the batch");
+    if (b->density_tokens > b->count || b->logits_from > b->count ||
+        (b->logits_from < b->count && !b->logits))
+        return error_set(error, -EINVAL, "logits or density wanted of tokens that are not in the batch");
     size_t last = 0;
     for (size_t i = 0; i < b->count; i++) {
         if (b->tokens[i] < 0 || (uint32_t)b->tokens[i] >= e->weights.vocabulary)
@@ -361,9 +419,15 @@ static int check(const struct engine *e, const struct engine_batch *b, struct er
     if (b->count && kv_chunks_of(last + 1) > s->chunk_count)
         return error_set(error, -EINVAL, "position %zu has no chunk", last);
     for (size_t c = 0; b->count && c < kv_chunks_of(last + 1); c++)
-        if (!s->chunks[c])
-            return error_set(error, -EINVAL, "chunk %zu is missing", c);
+        if (!s->chunks[c]->data)
+            return error_set(error, -EINVAL, "chunk %zu is not in memory", c);
     return 0;
+}
+
+/* Where index i of the whole batch lies in the part [at, at + count): 0 before it, count behind it. */
+static size_t within(size_t i, size_t at, size_t count)
+{
+    return i <= at ? 0 : i - at < count ? i - at : count;
 }
 
 int engine_forward(struct engine *e, const struct engine_batch *b, struct error *error)
@@ -385,12 +449,13 @@ int engine_forward(struct engine *e, const struct engine_batch *b, struct error 
             .tokens = b->tokens + at,
             .positions = positions,
             .count = count,
+            .density_from = within(b->count - b->density_tokens, at, count),
         };
-        size_t from = b->logits_from <= at ? 0 : b->logits_from - at < count ? b->logits_from - at : count;
+        size_t from = within(b->logits_from, at, count);
         float *logits =
             from < count ? b->logits + (at + from - b->logits_from) * e->weights.vocabulary : NULL;
-        if ((code = run_batch(&pass, from, logits, b->cancel)) < 0)
-            return error_set(error, code, "cancelled");
+        if ((code = run_batch(&pass, b, from, logits)) < 0)
+            return error_set(error, code, "the pass was stopped: %s", strerror(-code));
     }
     return 0;
 }

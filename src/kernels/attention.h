@@ -1,17 +1,29 @@
 /* Attention straight on KV chunks.
  *
  * A chunk holds CHUNK_TOKENS (16) positions. For one layer it is a block, for each key/value head in turn:
- *   level 16 (FP16):  K as [dim][16] halves, then V as [16][dim] halves
- *   level 8  (INT8):  K as [dim][16] signed bytes, V as [16][dim] signed bytes, K scales [16] halves, V
- * scales [16] halves: one scale for a token's vector in a head (value = scale * q) (K by dimension, so that a
- * chunk's 16 scores come out as one vector with no sum across lanes.) All the block's K and V of head h start
- * at h * kv_head_bytes(level, dim) (kv/geometry.h); 64-byte aligned.
  *
- * Canonical order, per query and head: score[t] = (sum over d ascending, fused, of q[d] * K[d][t]) * scale
- * (then
- * * K scale at level 8, before the 1/sqrt(dim) factor); m = max of visible scores; p[t] = exp(score[t] - m)
- * by the kernels' own polynomial; total summed in 16 lanes by t mod 16, lanes then added in a fixed tree;
- * out[d] = (sum over t ascending, fused, of p[t] (* V scale) * V[t][d]) / total. */
+ *   level 16 (FP16):  K as [dim][16] halves, then V as [16][dim] halves
+ *   level 8  (INT8):  K as [dim][16] signed bytes, V as [16][dim] signed bytes, K scales [16] halves,
+ *                     V scales [16] halves: one for a token's vector in a head (value = scale * code)
+ *   levels 4 and 2:   kernels/codec.h; K and V are rotated
+ *
+ * (K by dimension, so that a chunk's 16 scores come out as one vector with no sum across lanes.) All the
+ * block's K and V of head h start at h * kv_head_bytes(level, dim) (kv/geometry.h); 64-byte aligned.
+ *
+ * Rotated chunks are scored with the rotated query; their weighted V is summed apart and rotated back once.
+ *
+ * Canonical order, per query and head, x being the query, or at levels 4 and 2 the query rotated, and K and V
+ * the halves (16), the codes (8), or code - mid (4 and 2), all of them exact in float:
+ *
+ *   score[t]  (sum over d ascending, fused, of x[d] * K[d][t]) * K scale (not at 16) * scale
+ *   p[t]      exp(score[t] - the largest visible score), by the kernels' own polynomial
+ *   total     of p, in 16 lanes by t mod 16, lanes then added in a fixed tree
+ *   w[t]      p[t] * V scale (not at 16)
+ *   A[d]      sum over t of levels 16 and 8, ascending, fused, of w[t] * V[t][d]
+ *   B[d]      the same over t of levels 4 and 2
+ *   out[d]    (A[d] + (R B)[d]) / total; A[d] / total where the query sees no chunk of level 4 or 2
+ *
+ * So what a row gives does not depend on other rows, and at levels 16 and 8 nothing is rotated. */
 #ifndef LLMS_KERNELS_ATTENTION_H
 #define LLMS_KERNELS_ATTENTION_H
 
@@ -22,7 +34,7 @@ enum { CHUNK_TOKENS = 16 };
 
 struct attention_chunk {
     const void *data; /* this layer's and this key/value head's K and V */
-    uint8_t level;    /* 16 or 8 */
+    uint8_t level;    /* 16, 8, 4 or 2 */
 };
 
 struct attention {
@@ -33,25 +45,27 @@ struct attention {
     const float *const *q;                /* queries pointers to [dim] */
     float *const *out;                    /* queries pointers to [dim] */
     const uint32_t *visible; /* queries counts: row i sees positions 0 .. visible[i] - 1, at least 1 */
-    float *scratch;          /* attention_scratch_floats(max visible) floats, 64-byte aligned */
+    uint32_t *received; /* NULL, or one for each position, rounded up to 16: to each is added, for every row
+                           that sees it, its probability p[t] / total in units of 2^-18 (density, Eq. 1):
+                           p[t] * (2^18 / total), rounded once to the nearest integer, ties to even; a row
+                           whose total is not finite adds nothing */
+    float *scratch;     /* attention_scratch_floats(max visible) floats, 64-byte aligned */
 };
 
 /* Queries a kernel works on at once; more are done in blocks of so many. */
-enum { ATTENTION_QUERIES = 8 };
-size_t attention_scratch_floats(size_t max_visible);
+enum { ATTENTION_QUERIES = 8, ATTENTION_DIM = 256 };
 
-/* Level 8: the K scales [16], then the V scales [16], behind the codes. */
-static inline const uint16_t *attention_scales(const void *data, size_t dim)
-{
-    return (const uint16_t *)(const void *)((const char *)data + 2 * CHUNK_TOKENS * dim);
-}
+/* The scratch: for each row of a block its query and its B, rotated, ATTENTION_DIM floats each, then the
+ * block's probabilities. */
+enum { ATTENTION_ROTATED = 2 * ATTENTION_QUERIES * ATTENTION_DIM };
+size_t attention_scratch_floats(size_t max_visible);
 
 /* Every kernel table also has
  *
  *     void store(void *data, uint8_t level, size_t dim, unsigned slot, const float *k, const float *v);
  *
  * which writes one token's K and V of one head ([dim] floats each) into slot 0..15 of its chunk's data:
- * halves rounded to nearest even at level 16; at level 8 scale = max|x| / 127 and q = x * (127 / max|x|)
- * rounded to nearest even. */
+ * halves rounded to nearest even at level 16; at level 8 scale = max|x| / 127, as a half, and code = x /
+ * scale, rounded to nearest even. */
 
 #endif

@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "kernels/attention.h"
+#include "kernels/attention_shared.h"
+#include "kernels/codec.h"
 #include "kernels/kernels_internal.h"
 #include "kernels/math_avx512.h"
 
@@ -22,23 +24,73 @@ INLINE __m512 load_scales(const uint16_t *scales)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
 }
 
-/* Scores of `rows` queries over one chunk into scores[row * stride]. */
-INLINE void score_chunk(const struct attention *a, const float *const *q, size_t rows, const void *data,
-                        uint8_t level, float *scores, size_t stride)
+/* Scores of `rows` queries over `count` neighbouring chunks of one level into scores[row * stride]. Two at
+ * once give as many independent sums as few rows need to hide what each addition takes. */
+INLINE void score_chunks(const struct attention *a, const float *const *q, size_t rows,
+                         const struct attention_chunk *c, size_t count, uint8_t level, float *scores,
+                         size_t stride)
 {
-    __m512 sum[ATTENTION_QUERIES];
-    for (size_t r = 0; r < rows; r++)
-        sum[r] = _mm512_setzero_ps();
-    for (size_t d = 0; d < a->dim; d++) {
-        __m512 k = load16(data, d * CHUNK_TOKENS, level);
+    __m512 sum[2][ATTENTION_QUERIES];
+    for (size_t n = 0; n < count; n++)
         for (size_t r = 0; r < rows; r++)
-            sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(q[r][d]), k, sum[r]);
+            sum[n][r] = _mm512_setzero_ps();
+    for (size_t d = 0; d < a->dim; d++)
+        for (size_t n = 0; n < count; n++) {
+            __m512 k = load16(c[n].data, d * CHUNK_TOKENS, level);
+            for (size_t r = 0; r < rows; r++)
+                sum[n][r] = _mm512_fmadd_ps(_mm512_set1_ps(q[r][d]), k, sum[n][r]);
+        }
+    __m512 scale = _mm512_set1_ps(a->scale);
+    for (size_t n = 0; n < count; n++)
+        for (size_t r = 0; r < rows; r++) {
+            if (level == 8)
+                sum[n][r] = _mm512_mul_ps(sum[n][r], load_scales(codec_scales(c[n].data, 8, a->dim)));
+            _mm512_storeu_ps(scores + r * stride + n * CHUNK_TOKENS, _mm512_mul_ps(sum[n][r], scale));
+        }
+}
+
+/* code - mid of each lane's byte; the code is the byte's part-th. Only a lane's lowest 4 bits choose. */
+INLINE __m512 decode(__m512i bytes, uint8_t level, size_t part)
+{
+    const __m512 four = _mm512_setr_ps(-7.5f, -6.5f, -5.5f, -4.5f, -3.5f, -2.5f, -1.5f, -0.5f, 0.5f, 1.5f,
+                                       2.5f, 3.5f, 4.5f, 5.5f, 6.5f, 7.5f);
+    const __m512 two = _mm512_setr_ps(-1.5f, -0.5f, 0.5f, 1.5f, -1.5f, -0.5f, 0.5f, 1.5f, -1.5f, -0.5f, 0.5f,
+                                      1.5f, -1.5f, -0.5f, 0.5f, 1.5f);
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, (unsigned)(part * level)), level == 4 ? four : two);
+}
+
+INLINE __m512i load_bytes(const void *at)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at));
+}
+
+/* The same for rotated chunks; q holds the rotated queries, ATTENTION_DIM apart. */
+INLINE void score_rotated(const struct attention *a, const float *q, size_t rows,
+                          const struct attention_chunk *c, size_t count, uint8_t level, float *scores,
+                          size_t stride)
+{
+    const size_t in_byte = 8 / level;
+    __m512 sum[2][ATTENTION_QUERIES];
+    for (size_t n = 0; n < count; n++)
+        for (size_t r = 0; r < rows; r++)
+            sum[n][r] = _mm512_setzero_ps();
+    for (size_t i = 0; i < a->dim / in_byte; i++, q += in_byte) {
+        __m512i bytes[2];
+        for (size_t n = 0; n < count; n++)
+            bytes[n] = load_bytes((const uint8_t *)c[n].data + i * CHUNK_TOKENS);
+        for (size_t part = 0; part < in_byte; part++)
+            for (size_t n = 0; n < count; n++) {
+                __m512 k = decode(bytes[n], level, part);
+                for (size_t r = 0; r < rows; r++)
+                    sum[n][r] = _mm512_fmadd_ps(_mm512_set1_ps(q[r * ATTENTION_DIM + part]), k, sum[n][r]);
+            }
     }
     __m512 scale = _mm512_set1_ps(a->scale);
-    for (size_t r = 0; r < rows; r++) {
-        if (level == 8)
-            sum[r] = _mm512_mul_ps(sum[r], load_scales(attention_scales(data, a->dim)));
-        _mm512_storeu_ps(scores + r * stride, _mm512_mul_ps(sum[r], scale));
+    for (size_t n = 0; n < count; n++) {
+        __m512 scales = load_scales(codec_scales(c[n].data, level, a->dim));
+        for (size_t r = 0; r < rows; r++)
+            _mm512_storeu_ps(scores + r * stride + n * CHUNK_TOKENS,
+                             _mm512_mul_ps(_mm512_mul_ps(sum[n][r], scales), scale));
     }
 }
 
@@ -62,12 +114,43 @@ static float exponentials(float *scores, size_t visible, size_t padded)
     return avx512_sum16(lanes);
 }
 
+/* Adds to `received` what the rows gave each position. */
+INLINE void count_density(uint32_t *received, const float *p, size_t rows, size_t stride, const float *units)
+{
+    const __m512 round = _mm512_set1_ps(ATTENTION_ROUND);
+    const __m512i excess = _mm512_set1_epi32((int)((uint32_t)rows * ATTENTION_ROUND_BITS));
+    for (size_t t = 0; t < stride; t += CHUNK_TOKENS) {
+        __m512i sum = _mm512_sub_epi32(_mm512_loadu_si512(received + t), excess);
+        for (size_t r = 0; r < rows; r++) {
+            __m512 n = _mm512_fmadd_ps(_mm512_loadu_ps(p + r * stride + t), _mm512_set1_ps(units[r]), round);
+            sum = _mm512_add_epi32(sum, _mm512_castps_si512(n));
+        }
+        _mm512_storeu_si512(received + t, sum);
+    }
+}
+
+INLINE void count_rows(uint32_t *received, const float *p, size_t rows, size_t stride, const float *totals)
+{
+    float units[ATTENTION_QUERIES];
+    size_t finite = 0;
+    for (size_t r = 0; r < rows; r++) {
+        units[r] = attention_unit(totals[r]);
+        finite += units[r] > 0;
+    }
+    if (finite == rows)
+        count_density(received, p, rows, stride, units);
+    else
+        for (size_t r = 0; r < rows; r++)
+            if (units[r] > 0)
+                count_density(received, p + r * stride, 1, stride, units + r);
+}
+
 static void scale_values(const struct attention *a, float *p, size_t rows, size_t stride, size_t chunks)
 {
     for (size_t c = 0; c < chunks; c++) {
-        if (a->chunks[c].level != 8)
+        if (a->chunks[c].level == 16)
             continue;
-        __m512 s = load_scales(attention_scales(a->chunks[c].data, a->dim) + CHUNK_TOKENS);
+        __m512 s = load_scales(codec_scales(a->chunks[c].data, a->chunks[c].level, a->dim) + CHUNK_TOKENS);
         for (size_t r = 0; r < rows; r++) {
             float *at = p + r * stride + c * CHUNK_TOKENS;
             _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_loadu_ps(at), s));
@@ -91,65 +174,229 @@ INLINE void add_values(__m512 sum[][2], const float *p, size_t stride, size_t ro
     }
 }
 
-INLINE void weigh(const struct attention *a, const float *p, size_t stride, size_t rows, size_t visible,
-                  size_t d0, size_t vectors, const float *totals, float *const *out)
+/* One block of rows at work. */
+struct block {
+    const struct attention *a;
+    float *q_rotated, *back; /* [rows][ATTENTION_DIM]: R q, and R B (b before it is rotated back) */
+    float *p;                /* [rows][stride] */
+    size_t stride, chunks, most, first_rotated; /* positions */
+    const uint32_t *visible;
+    float *const *out;
+    float totals[ATTENTION_QUERIES];
+};
+
+/* (A + R B) / total for 16 dimensions of a row. */
+INLINE void finish(const struct block *b, size_t row, size_t d, __m512 sum)
+{
+    if (b->visible[row] > b->first_rotated)
+        sum = _mm512_add_ps(sum, _mm512_loadu_ps(b->back + row * ATTENTION_DIM + d));
+    _mm512_storeu_ps(b->out[row] + d, _mm512_div_ps(sum, _mm512_set1_ps(b->totals[row])));
+}
+
+INLINE void weigh(const struct block *b, size_t rows, size_t d0, size_t vectors)
 {
     __m512 sum[ATTENTION_QUERIES][2];
     for (size_t r = 0; r < rows; r++)
         sum[r][0] = sum[r][1] = _mm512_setzero_ps();
-    for (size_t t = 0; t < visible; t += CHUNK_TOKENS) {
-        const struct attention_chunk *c = &a->chunks[t / CHUNK_TOKENS];
-        size_t tokens = visible - t < CHUNK_TOKENS ? visible - t : CHUNK_TOKENS;
+    for (size_t t = 0; t < b->most; t += CHUNK_TOKENS) {
+        const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
+        size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
         if (c->level == 16)
-            add_values(sum, p + t, stride, rows, c->data, a->dim, 16, d0, vectors, tokens);
-        else
-            add_values(sum, p + t, stride, rows, c->data, a->dim, 8, d0, vectors, tokens);
+            add_values(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 16, d0, vectors, tokens);
+        else if (c->level == 8)
+            add_values(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 8, d0, vectors, tokens);
     }
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < vectors; i++)
-            _mm512_storeu_ps(out[r] + d0 + 16 * i, _mm512_div_ps(sum[r][i], _mm512_set1_ps(totals[r])));
+            finish(b, r, d0 + 16 * i, sum[r][i]);
+}
+
+/* Adds p[t] * V[t][d0 .. d0 + 32) of a rotated chunk, d0 + 32 at most the last multiple of 64. */
+INLINE void add_rotated(__m512 sum[][2], const float *p, size_t stride, size_t rows, const void *data,
+                        size_t dim, uint8_t level, size_t d0, size_t part, size_t tokens)
+{
+    const size_t bytes = dim * level / 8, group = 128 / level;
+    const uint8_t *at = (const uint8_t *)data + CHUNK_TOKENS * bytes + d0 / group * 16;
+    for (size_t t = 0; t < tokens; t++, at += bytes) {
+        __m512i codes = load_bytes(at);
+        __m512 v0 = decode(codes, level, part), v1 = decode(codes, level, part + 1);
+        for (size_t r = 0; r < rows; r++) {
+            __m512 w = _mm512_set1_ps(p[r * stride + t]);
+            sum[r][0] = _mm512_fmadd_ps(w, v0, sum[r][0]);
+            sum[r][1] = _mm512_fmadd_ps(w, v1, sum[r][1]);
+        }
+    }
+}
+
+/* B for 32 dimensions, the part-th 16 of 64 and the next. */
+INLINE void weigh_rotated(const struct block *b, size_t rows, size_t d0, size_t part)
+{
+    __m512 sum[ATTENTION_QUERIES][2];
+    for (size_t r = 0; r < rows; r++)
+        sum[r][0] = sum[r][1] = _mm512_setzero_ps();
+    for (size_t t = b->first_rotated; t < b->most; t += CHUNK_TOKENS) {
+        const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
+        size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
+        if (c->level == 4)
+            add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 4, d0, 0, tokens);
+        else if (c->level == 2)
+            add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 2, d0, part, tokens);
+    }
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < 2; i++)
+            _mm512_storeu_ps(b->back + r * ATTENTION_DIM + d0 + 16 * i, sum[r][i]);
+}
+
+/* Where 16 neighbouring dimensions' codes lie in a token's V at one level. */
+struct gather {
+    size_t from;  /* the byte the lanes' bytes are counted from */
+    __m128i byte; /* of each lane */
+    __m512i shift;
+};
+
+static struct gather gather_of(size_t dim, uint8_t level, size_t d0)
+{
+    size_t group = 128 / level, base = d0 / group * group;
+    size_t bytes = (dim - base < group ? dim - base : group) * level / 8;
+    uint8_t byte[16];
+    int shift[16];
+    for (size_t i = 0; i < 16; i++) { /* past dim: anything within the group */
+        size_t d = d0 + i < dim ? d0 + i - base : 0;
+        byte[i] = (uint8_t)(d % bytes);
+        shift[i] = (int)(d / bytes * level);
+    }
+    return (struct gather){base * level / 8, _mm_loadu_si128((const __m128i *)byte),
+                           _mm512_loadu_si512(shift)};
+}
+
+INLINE __m512 gather(const struct gather *g, const uint8_t *row, uint8_t level)
+{
+    /* 16 bytes from anywhere in V's codes end within the scales behind them. */
+    __m128i bytes = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(row + g->from)), g->byte);
+    return decode(_mm512_srlv_epi32(_mm512_cvtepu8_epi32(bytes), g->shift), level, 0);
+}
+
+/* B for the last dimensions, where dim is no multiple of 64. */
+static void weigh_rotated_rest(const struct block *b, size_t rows, size_t d0)
+{
+    size_t dim = b->a->dim;
+    struct gather four = gather_of(dim, 4, d0), two = gather_of(dim, 2, d0);
+    __mmask16 exist = dim - d0 < 16 ? 0xff : 0xffff;
+    __m512 sum[ATTENTION_QUERIES];
+    for (size_t r = 0; r < rows; r++)
+        sum[r] = _mm512_setzero_ps();
+    for (size_t t = b->first_rotated; t < b->most; t++) {
+        const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
+        if (!attention_rotated(c))
+            continue;
+        const uint8_t *row =
+            (const uint8_t *)c->data + (CHUNK_TOKENS + t % CHUNK_TOKENS) * dim * c->level / 8;
+        __m512 v = c->level == 4 ? gather(&four, row, 4) : gather(&two, row, 2);
+        for (size_t r = 0; r < rows; r++)
+            sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(b->p[r * b->stride + t]), v, sum[r]);
+    }
+    for (size_t r = 0; r < rows; r++)
+        _mm512_mask_storeu_ps(b->back + r * ATTENTION_DIM + d0, exist, sum[r]);
 }
 
 /* The last dimensions where dim is no multiple of 16. */
-static void weigh_rest(const struct attention *a, const float *p, size_t visible, size_t d0, float total,
-                       float *out)
+static void weigh_rest(const struct block *b, size_t row, size_t d0)
 {
+    const struct attention *a = b->a;
     for (size_t d = d0; d < a->dim; d++) {
         float sum = 0;
-        for (size_t t = 0; t < visible; t++) {
+        for (size_t t = 0; t < b->visible[row]; t++) {
             const struct attention_chunk *c = &a->chunks[t / CHUNK_TOKENS];
+            if (attention_rotated(c))
+                continue;
             size_t i = CHUNK_TOKENS * a->dim + t % CHUNK_TOKENS * a->dim + d;
             float v =
                 c->level == 16 ? half_to_float(((const uint16_t *)c->data)[i]) : ((const int8_t *)c->data)[i];
-            sum = fmaf(p[t], v, sum);
+            sum = fmaf(b->p[row * b->stride + t], v, sum);
         }
-        out[d] = sum / total;
+        if (b->visible[row] > b->first_rotated)
+            sum += b->back[row * ATTENTION_DIM + d];
+        b->out[row][d] = sum / b->totals[row];
     }
+}
+
+INLINE void score_some(const struct block *b, const float *const *q, size_t rows, size_t first, size_t count)
+{
+    const struct attention_chunk *c = b->a->chunks + first;
+    float *scores = b->p + first * CHUNK_TOKENS;
+    switch (c->level) {
+    case 16:
+        score_chunks(b->a, q, rows, c, count, 16, scores, b->stride);
+        break;
+    case 8:
+        score_chunks(b->a, q, rows, c, count, 8, scores, b->stride);
+        break;
+    case 4:
+        score_rotated(b->a, b->q_rotated, rows, c, count, 4, scores, b->stride);
+        break;
+    default:
+        score_rotated(b->a, b->q_rotated, rows, c, count, 2, scores, b->stride);
+    }
+}
+
+INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
+{
+    const struct attention *a = b->a;
+    if (b->first_rotated < b->most)
+        for (size_t r = 0; r < rows; r++) {
+            memcpy(b->q_rotated + r * ATTENTION_DIM, q[r], a->dim * sizeof(float));
+            rotate_avx2(b->q_rotated + r * ATTENTION_DIM, a->dim);
+        }
+    for (size_t c = 0; c < b->chunks;) {
+        if (rows <= 4 && c + 1 < b->chunks && a->chunks[c].level == a->chunks[c + 1].level) {
+            score_some(b, q, rows, c, 2);
+            c += 2;
+        } else {
+            score_some(b, q, rows, c, 1);
+            c++;
+        }
+    }
+}
+
+INLINE void weigh_all_rotated(const struct block *b, size_t rows)
+{
+    size_t dim = b->a->dim, d = 0;
+    for (; d + 64 <= dim; d += 64) {
+        weigh_rotated(b, rows, d, 0);
+        weigh_rotated(b, rows, d + 32, 2);
+    }
+    for (; d < dim; d += 16)
+        weigh_rotated_rest(b, rows, d);
+    for (size_t r = 0; r < rows; r++)
+        rotate_avx2(b->back + r * ATTENTION_DIM, dim);
 }
 
 INLINE void attend(const struct attention *a, size_t first, size_t rows)
 {
-    float totals[ATTENTION_QUERIES], *p = a->scratch;
-    const uint32_t *visible = a->visible + first;
-    size_t most = 0, d = 0;
+    struct block b = {.a = a, .visible = a->visible + first, .out = a->out + first};
     for (size_t r = 0; r < rows; r++)
-        most = visible[r] > most ? visible[r] : most;
-    size_t chunks = (most + CHUNK_TOKENS - 1) / CHUNK_TOKENS, stride = chunks * CHUNK_TOKENS;
-    for (size_t c = 0; c < chunks; c++) {
-        if (a->chunks[c].level == 16)
-            score_chunk(a, a->q + first, rows, a->chunks[c].data, 16, p + c * CHUNK_TOKENS, stride);
-        else
-            score_chunk(a, a->q + first, rows, a->chunks[c].data, 8, p + c * CHUNK_TOKENS, stride);
-    }
+        b.most = b.visible[r] > b.most ? b.visible[r] : b.most;
+    b.chunks = (b.most + CHUNK_TOKENS - 1) / CHUNK_TOKENS;
+    b.stride = b.chunks * CHUNK_TOKENS;
+    b.q_rotated = a->scratch;
+    b.back = a->scratch + ATTENTION_QUERIES * ATTENTION_DIM;
+    b.p = a->scratch + ATTENTION_ROTATED;
+    b.first_rotated = attention_first_rotated(a, b.most);
+    score_all(&b, a->q + first, rows);
     for (size_t r = 0; r < rows; r++)
-        totals[r] = exponentials(p + r * stride, visible[r], stride);
-    scale_values(a, p, rows, stride, chunks);
+        b.totals[r] = exponentials(b.p + r * b.stride, b.visible[r], b.stride);
+    if (a->received)
+        count_rows(a->received, b.p, rows, b.stride, b.totals);
+    scale_values(a, b.p, rows, b.stride, b.chunks);
+    if (b.first_rotated < b.most)
+        weigh_all_rotated(&b, rows);
+    size_t d = 0;
     for (; d + 32 <= a->dim; d += 32)
-        weigh(a, p, stride, rows, most, d, 2, totals, a->out + first);
+        weigh(&b, rows, d, 2);
     for (; d + 16 <= a->dim; d += 16)
-        weigh(a, p, stride, rows, most, d, 1, totals, a->out + first);
+        weigh(&b, rows, d, 1);
     for (size_t r = 0; d < a->dim && r < rows; r++)
-        weigh_rest(a, p + r * stride, visible[r], d, totals[r], a->out[first + r]);
+        weigh_rest(&b, r, d);
 }
 
 void attention_avx512(const struct attention *a)

@@ -2,64 +2,111 @@
 #include "kernels/attention.h"
 
 #include <math.h>
+#include <stdbool.h>
+#include <string.h>
 
+#include "kernels/attention_shared.h"
+#include "kernels/codec.h"
 #include "kernels/kernels_internal.h"
 #include "kernels/math_plain.h"
 
 size_t attention_scratch_floats(size_t max_visible)
 {
-    return ATTENTION_QUERIES * ((max_visible + CHUNK_TOKENS - 1) / CHUNK_TOKENS * CHUNK_TOKENS);
+    return ATTENTION_ROTATED +
+           ATTENTION_QUERIES * ((max_visible + CHUNK_TOKENS - 1) / CHUNK_TOKENS * CHUNK_TOKENS);
 }
 
 static float key_at(const struct attention_chunk *c, size_t d, size_t t)
 {
     size_t i = d * CHUNK_TOKENS + t;
-    return c->level == 16 ? half_to_float(((const uint16_t *)c->data)[i])
-                          : (float)((const int8_t *)c->data)[i];
+    if (c->level == 16)
+        return half_to_float(((const uint16_t *)c->data)[i]);
+    if (c->level == 8)
+        return (float)((const int8_t *)c->data)[i];
+    return (float)codec_key(c->data, c->level, d, t) - codec_mid(c->level);
 }
 
 static float value_at(const struct attention_chunk *c, size_t dim, size_t t, size_t d)
 {
     size_t i = CHUNK_TOKENS * dim + t * dim + d;
-    return c->level == 16 ? half_to_float(((const uint16_t *)c->data)[i])
-                          : (float)((const int8_t *)c->data)[i];
+    if (c->level == 16)
+        return half_to_float(((const uint16_t *)c->data)[i]);
+    if (c->level == 8)
+        return (float)((const int8_t *)c->data)[i];
+    return (float)codec_value(c->data, c->level, dim, t, d) - codec_mid(c->level);
 }
 
-static void attend_one(const struct attention *a, const float *q, uint32_t visible, float *p, float *out)
+static float scale_at(const struct attention *a, size_t t, size_t values)
 {
-    float top = -INFINITY, lane[16] = {0};
+    const struct attention_chunk *c = &a->chunks[t / CHUNK_TOKENS];
+    return half_to_float(codec_scales(c->data, c->level, a->dim)[values + t % CHUNK_TOKENS]);
+}
+
+/* Sum of p[t] * V[t][d] over the chunks that are rotated, or those that are not. */
+static float weigh(const struct attention *a, const float *p, uint32_t visible, size_t d, bool rotated)
+{
+    float sum = 0;
     for (size_t t = 0; t < visible; t++) {
         const struct attention_chunk *c = &a->chunks[t / CHUNK_TOKENS];
+        if (attention_rotated(c) == rotated)
+            sum = fmaf(p[t], value_at(c, a->dim, t % CHUNK_TOKENS, d), sum);
+    }
+    return sum;
+}
+
+/* p becomes the scores; returns their maximum. */
+static float score(const struct attention *a, const float *q, const float *q_rotated, uint32_t visible,
+                   float *p)
+{
+    float top = -INFINITY;
+    for (size_t t = 0; t < visible; t++) {
+        const struct attention_chunk *c = &a->chunks[t / CHUNK_TOKENS];
+        const float *x = attention_rotated(c) ? q_rotated : q;
         float s = 0;
         for (size_t d = 0; d < a->dim; d++)
-            s = fmaf(q[d], key_at(c, d, t % CHUNK_TOKENS), s);
-        if (c->level == 8)
-            s *= half_to_float(attention_scales(c->data, a->dim)[t % CHUNK_TOKENS]);
+            s = fmaf(x[d], key_at(c, d, t % CHUNK_TOKENS), s);
+        if (c->level != 16)
+            s *= scale_at(a, t, 0);
         p[t] = s * a->scale;
         top = p[t] > top ? p[t] : top;
     }
+    return top;
+}
+
+static void attend_one(const struct attention *a, const float *q, uint32_t visible, float *out)
+{
+    float *q_rotated = a->scratch, *b = a->scratch + ATTENTION_DIM, *p = a->scratch + ATTENTION_ROTATED;
+    bool rotated = attention_first_rotated(a, visible) < visible;
+    if (rotated) {
+        memcpy(q_rotated, q, a->dim * sizeof *q);
+        codec_rotate(q_rotated, a->dim);
+    }
+    float top = score(a, q, q_rotated, visible, p), lane[16] = {0};
     for (size_t t = 0; t < visible; t++) {
         p[t] = plain_exp(p[t] - top);
         lane[t % 16] += p[t];
     }
+    float total = plain_sum16(lane), unit = attention_unit(total);
     for (size_t t = 0; t < visible; t++) {
-        const struct attention_chunk *c = &a->chunks[t / CHUNK_TOKENS];
-        if (c->level == 8)
-            p[t] *= half_to_float(attention_scales(c->data, a->dim)[CHUNK_TOKENS + t % CHUNK_TOKENS]);
+        if (a->received && unit > 0)
+            a->received[t] += attention_units(p[t], unit);
+        if (a->chunks[t / CHUNK_TOKENS].level != 16)
+            p[t] *= scale_at(a, t, CHUNK_TOKENS);
     }
-    float total = plain_sum16(lane);
+    for (size_t d = 0; rotated && d < a->dim; d++)
+        b[d] = weigh(a, p, visible, d, true);
+    if (rotated)
+        codec_rotate(b, a->dim);
     for (size_t d = 0; d < a->dim; d++) {
-        float sum = 0;
-        for (size_t t = 0; t < visible; t++)
-            sum = fmaf(p[t], value_at(&a->chunks[t / CHUNK_TOKENS], a->dim, t % CHUNK_TOKENS, d), sum);
-        out[d] = sum / total;
+        float sum = weigh(a, p, visible, d, false);
+        out[d] = (rotated ? sum + b[d] : sum) / total;
     }
 }
 
 void attention_plain(const struct attention *a)
 {
     for (size_t i = 0; i < a->queries; i++)
-        attend_one(a, a->q[i], a->visible[i], a->scratch, a->out[i]);
+        attend_one(a, a->q[i], a->visible[i], a->out[i]);
 }
 
 /* Codes of one vector; returns its scale as a half. */

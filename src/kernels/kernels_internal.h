@@ -1,9 +1,10 @@
-/* What each instruction set brings; kernels.c puts them into tables. Contracts are in kernels.h and
- * attention.h. */
+/* What each instruction set brings; kernels.c puts them into tables. Contracts are in kernels.h,
+ * attention.h and codec.h. */
 #ifndef LLMS_KERNELS_INTERNAL_H
 #define LLMS_KERNELS_INTERNAL_H
 
 #include "kernels/attention.h"
+#include "kernels/codec.h"
 #include "kernels/kernels.h"
 
 void pack_plain(enum pack pack, const float *x, size_t columns, void *out);
@@ -11,6 +12,7 @@ void matmul_plain(const struct matmul *m, size_t row_begin, size_t row_end);
 void dequantize_plain(enum dtype type, const void *row, float *out, size_t values);
 void attention_plain(const struct attention *a);
 void store_plain(void *data, uint8_t level, size_t dim, unsigned slot, const float *k, const float *v);
+double codec_plain(const struct codec_head *head);
 void rms_norm_plain(const float *x, const float *weight, float epsilon, size_t n, float *out);
 void swiglu_plain(const float *gate, const float *up, size_t n, float *out);
 void add_plain(float *x, const float *y, size_t n);
@@ -19,6 +21,8 @@ void pack_avx2(enum pack pack, const float *x, size_t columns, void *out);
 void matmul_avx2(const struct matmul *m, size_t row_begin, size_t row_end);
 void attention_avx2(const struct attention *a);
 void store_avx2(void *data, uint8_t level, size_t dim, unsigned slot, const float *k, const float *v);
+double codec_avx2(const struct codec_head *head);
+void rotate_avx2(float *x, size_t dim);
 void rms_norm_avx2(const float *x, const float *weight, float epsilon, size_t n, float *out);
 void swiglu_avx2(const float *gate, const float *up, size_t n, float *out);
 void add_avx2(float *x, const float *y, size_t n);
@@ -26,6 +30,7 @@ void add_avx2(float *x, const float *y, size_t n);
 void pack_avx512(enum pack pack, const float *x, size_t columns, void *out);
 void matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end);
 void attention_avx512(const struct attention *a);
+double codec_avx512(const struct codec_head *head);
 void rms_norm_avx512(const float *x, const float *weight, float epsilon, size_t n, float *out);
 void swiglu_avx512(const float *gate, const float *up, size_t n, float *out);
 void add_avx512(float *x, const float *y, size_t n);

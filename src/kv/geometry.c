@@ -1,9 +1,14 @@
 #include "kv/geometry.h"
 
+bool kv_level_valid(unsigned level)
+{
+    return level == 16 || level == 8 || level == 4 || level == 2;
+}
+
 size_t kv_head_bytes(const struct kv_geometry *g, uint8_t level)
 {
     size_t values = 2 * (size_t)KV_CHUNK_TOKENS * g->dim; /* K and V */
-    return level == 16 ? values * 2 : values + 2 * KV_CHUNK_TOKENS * sizeof(uint16_t);
+    return values * level / 8 + (level < 16 ? 2 * KV_CHUNK_TOKENS * sizeof(uint16_t) : 0);
 }
 
 size_t kv_layer_bytes(const struct kv_geometry *g, uint8_t level)

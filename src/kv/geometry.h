@@ -1,12 +1,13 @@
 /* Sizes and offsets of KV chunks. Pure arithmetic.
  *
- * A chunk = CHUNK tokens x all layers at one level, one contiguous piece of memory, layer after layer, so
- * that a layer can be read or recomputed by itself: chunk bytes = layers x layer_bytes(level) layer bytes =
- * kv_heads x head_bytes(level), rounded up to 64 head bytes  = level 16: 2 x 16 x dim x 2      level 8: 2 x
- * 16 x dim + 2 x 16 x 4 */
+ * A chunk = 16 tokens x all layers at one level (bits a value: 16, 8, 4 or 2), one contiguous piece of
+ * memory, layer after layer, so that a layer can be read or recomputed by itself: chunk bytes = layers x
+ * layer_bytes(level) layer bytes = kv_heads x head_bytes(level), rounded up to 64 head bytes  = 2 x 16 x dim
+ * x level / 8 codes, and below level 16 two scales (halves) a token: + 2 x 16 x 2 */
 #ifndef LLMS_KV_GEOMETRY_H
 #define LLMS_KV_GEOMETRY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,7 @@ struct kv_geometry {
     uint32_t dim; /* of a head */
 };
 
+bool kv_level_valid(unsigned level); /* 16, 8, 4, 2 */
 size_t kv_head_bytes(const struct kv_geometry *geometry, uint8_t level);
 size_t kv_layer_bytes(const struct kv_geometry *geometry, uint8_t level);
 size_t kv_chunk_bytes(const struct kv_geometry *geometry, uint8_t level);

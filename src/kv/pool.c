@@ -11,6 +11,8 @@ struct kv_pool {
     struct kv_geometry geometry;
     _Atomic uint64_t resident; /* bytes claimed and not given back */
     _Atomic uint64_t budget;   /* bytes */
+    void (*release)(void *argument, void *stored);
+    void *release_argument;
 };
 
 int kv_pool_create(const struct kv_geometry *geometry, uint64_t budget_bytes, struct kv_pool **out)
@@ -61,6 +63,18 @@ void kv_pool_reclaim(struct kv_pool *pool, void *data, uint8_t level)
 {
     atomic_fetch_sub(&pool->resident, kv_chunk_bytes(&pool->geometry, level));
     mem_free(data);
+}
+
+void kv_pool_on_release(struct kv_pool *pool, void (*release)(void *argument, void *stored), void *argument)
+{
+    pool->release = release;
+    pool->release_argument = argument;
+}
+
+void kv_pool_release_stored(struct kv_pool *pool, void *stored)
+{
+    if (pool->release)
+        pool->release(pool->release_argument, stored);
 }
 
 uint64_t kv_pool_resident(const struct kv_pool *pool)

@@ -22,6 +22,10 @@ const struct kv_geometry *kv_pool_geometry(const struct kv_pool *pool);
 void *kv_pool_claim(struct kv_pool *pool, uint8_t level, int *error); /* NULL: *error is -ENOMEM or -ENOSPC */
 void kv_pool_reclaim(struct kv_pool *pool, void *data, uint8_t level);
 
+/* What a chunk's `stored` is, and how it is let go of. */
+void kv_pool_on_release(struct kv_pool *pool, void (*release)(void *argument, void *stored), void *argument);
+void kv_pool_release_stored(struct kv_pool *pool, void *stored);
+
 uint64_t kv_pool_resident(const struct kv_pool *pool); /* bytes */
 uint64_t kv_pool_budget(const struct kv_pool *pool);   /* bytes */
 void kv_pool_set_budget(struct kv_pool *pool, uint64_t budget_bytes);

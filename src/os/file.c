@@ -1,9 +1,9 @@
 #include "os/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -12,48 +12,12 @@
 #include <unistd.h>
 
 #include "base/memory.h"
-
-static atomic_uint fault_mask;
-static atomic_long fault_nth;
-static atomic_long fault_calls;
-static atomic_long fault_hit_count;
-static atomic_bool fault_persistent;
-static atomic_int fault_code;
-
-void os_fault_set(unsigned mask, long nth, bool persistent, int code)
-{
-    atomic_store(&fault_mask, 0);
-    atomic_store(&fault_nth, nth);
-    atomic_store(&fault_calls, 0);
-    atomic_store(&fault_hit_count, 0);
-    atomic_store(&fault_persistent, persistent);
-    atomic_store(&fault_code, code);
-    atomic_store(&fault_mask, nth > 0 ? mask : 0);
-}
-
-long os_fault_hits(void)
-{
-    return atomic_load(&fault_hit_count);
-}
-
-/* True, with errno set, where the test asked for this operation to fail. */
-static bool fault(enum os_fault kind)
-{
-    if (!(atomic_load_explicit(&fault_mask, memory_order_relaxed) & kind))
-        return false;
-    long call = atomic_fetch_add(&fault_calls, 1) + 1;
-    long nth = atomic_load(&fault_nth);
-    if (call != nth && !(call > nth && atomic_load(&fault_persistent)))
-        return false;
-    atomic_fetch_add(&fault_hit_count, 1);
-    errno = atomic_load(&fault_code);
-    return true;
-}
+#include "os/fault.h"
 
 static int open_file(const char *path, int flags, mode_t mode)
 {
     int fd;
-    if (fault(OS_FAULT_OPEN))
+    if (os_fault(OS_FAULT_OPEN))
         return -errno;
     do
         fd = open(path, flags | O_CLOEXEC, mode);
@@ -64,7 +28,7 @@ static int open_file(const char *path, int flags, mode_t mode)
 static int write_all(int fd, const char *data, size_t bytes)
 {
     while (bytes) {
-        if (fault(OS_FAULT_WRITE))
+        if (os_fault(OS_FAULT_WRITE))
             return -errno;
         ssize_t n = write(fd, data, bytes);
         if (n < 0 && errno == EINTR)
@@ -77,9 +41,9 @@ static int write_all(int fd, const char *data, size_t bytes)
     return 0;
 }
 
-static int sync_file(int fd)
+int os_sync(int fd)
 {
-    if (fault(OS_FAULT_SYNC))
+    if (os_fault(OS_FAULT_SYNC))
         return -errno;
     while (fsync(fd) < 0)
         if (errno != EINTR)
@@ -98,7 +62,7 @@ static int sync_parent(const char *path)
     int fd = open_file(directory, O_RDONLY | O_DIRECTORY, 0);
     if (fd < 0)
         return fd;
-    int code = sync_file(fd);
+    int code = os_sync(fd);
     close(fd);
     return code;
 }
@@ -152,7 +116,8 @@ int os_read_file(const char *path, size_t limit, char **out, size_t *out_bytes)
             }
             data = more;
         }
-        ssize_t n = fault(OS_FAULT_READ) ? -1 : read(fd, data + bytes, capacity - bytes - 1);
+        ssize_t n =
+            os_fault(OS_FAULT_READ) ? -1 : read(fd, data + bytes, os_fault_read_size(capacity - bytes - 1));
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -184,16 +149,14 @@ int os_write_file(const char *path, const void *data, size_t bytes, unsigned mod
         return fd;
     int code = write_all(fd, data, bytes);
     if (code == 0)
-        code = sync_file(fd);
+        code = os_sync(fd);
     if (close(fd) < 0 && code == 0)
         code = -errno;
-    if (code == 0 && (fault(OS_FAULT_RENAME) || rename(temporary, path) < 0))
-        code = -errno;
-    if (code < 0) {
+    if (code == 0)
+        code = os_publish(temporary, path);
+    if (code < 0)
         unlink(temporary);
-        return code;
-    }
-    return sync_parent(path);
+    return code;
 }
 
 int os_make_directories(const char *path, unsigned mode)
@@ -236,4 +199,121 @@ void os_unlock(int descriptor)
 {
     if (descriptor >= 0)
         close(descriptor);
+}
+
+int os_open_direct(const char *path)
+{
+    int fd = open_file(path, O_RDONLY | O_DIRECT, 0);
+    return fd == -EINVAL ? open_file(path, O_RDONLY, 0) : fd;
+}
+
+int os_create_direct(const char *path, unsigned mode)
+{
+    int flags = O_WRONLY | O_CREAT | O_TRUNC;
+    int fd = open_file(path, flags | O_DIRECT, mode);
+    return fd == -EINVAL ? open_file(path, flags, mode) : fd;
+}
+
+bool os_leave_direct(int descriptor)
+{
+    int flags = fcntl(descriptor, F_GETFL);
+    return flags >= 0 && (flags & O_DIRECT) && fcntl(descriptor, F_SETFL, flags & ~O_DIRECT) == 0;
+}
+
+int os_close(int descriptor)
+{
+    /* The descriptor is gone whatever close says; EINTR is no failure of what was written. */
+    return descriptor >= 0 && close(descriptor) < 0 && errno != EINTR ? -errno : 0;
+}
+
+int os_descriptor_bytes(int descriptor, uint64_t *bytes)
+{
+    struct stat st;
+    if (fstat(descriptor, &st) < 0)
+        return -errno;
+    if (!S_ISREG(st.st_mode))
+        return -EINVAL;
+    *bytes = (uint64_t)st.st_size;
+    return 0;
+}
+
+int os_pread(int descriptor, uint64_t offset, void *data, size_t bytes)
+{
+    size_t done = 0;
+    while (done < bytes) {
+        if (os_fault(OS_FAULT_READ))
+            return -errno;
+        ssize_t n =
+            pread(descriptor, (char *)data + done, os_fault_read_size(bytes - done), (off_t)(offset + done));
+        if (n < 0 && (errno == EINTR || (errno == EINVAL && os_leave_direct(descriptor))))
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -EIO;
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+int os_pwrite(int descriptor, uint64_t offset, const void *data, size_t bytes)
+{
+    size_t done = 0;
+    while (done < bytes) {
+        if (os_fault(OS_FAULT_WRITE))
+            return -errno;
+        ssize_t n = pwrite(descriptor, (const char *)data + done, bytes - done, (off_t)(offset + done));
+        if (n < 0 && (errno == EINTR || (errno == EINVAL && os_leave_direct(descriptor))))
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -EIO;
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+int os_publish(const char *temporary, const char *path)
+{
+    if (os_fault(OS_FAULT_RENAME) || rename(temporary, path) < 0)
+        return -errno;
+    return sync_parent(path);
+}
+
+int os_remove(const char *path)
+{
+    return unlink(path) < 0 ? -errno : 0;
+}
+
+int os_remove_directory(const char *path)
+{
+    return rmdir(path) < 0 ? -errno : 0;
+}
+
+static int list_entries(DIR *stream, int (*entry)(void *argument, const char *name), void *argument)
+{
+    for (;;) {
+        errno = 0;
+        struct dirent *found = os_fault(OS_FAULT_READ) ? NULL : readdir(stream);
+        if (!found)
+            return -errno;
+        if (strcmp(found->d_name, ".") == 0 || strcmp(found->d_name, "..") == 0)
+            continue;
+        int code = entry(argument, found->d_name);
+        if (code != 0)
+            return code;
+    }
+}
+
+int os_list(const char *directory, int (*entry)(void *argument, const char *name), void *argument)
+{
+    int fd = open_file(directory, O_RDONLY | O_DIRECTORY, 0);
+    if (fd < 0)
+        return fd;
+    DIR *stream = fdopendir(fd);
+    if (!stream) {
+        int code = -errno;
+        close(fd);
+        return code;
+    }
+    int code = list_entries(stream, entry, argument);
+    closedir(stream);
+    return code;
 }

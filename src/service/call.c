@@ -169,6 +169,7 @@ static void count_result(struct service_status *status, const struct call *call,
     status->chunks_loaded_total += result->chunks_loaded;
     status->chunks_recomputed_total += result->chunks_recomputed;
     status->switch_ms_total += result->switch_ms;
+    status->stall_ms_total += result->stall_ms;
     if (result->code < 0)
         return;
     status->prompt_tokens_total += result->prompt_tokens;

@@ -97,6 +97,7 @@ static int cut_tokens(struct turn *turn)
 static int step(struct turn *turn)
 {
     size_t end = turn->context->tokens.count;
+    budget_tend(turn->service);
     int code = residency_reserve(turn->service, turn->context, end, &turn->result->error);
     return code < 0 ? code : turn_compute(turn, end, true);
 }

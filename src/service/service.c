@@ -3,15 +3,17 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/parse.h"
 #include "base/utf8.h"
 #include "service/service_internal.h"
 
-enum { QUEUE_LIMIT = 256, CONTEXT_LEAST = 64 };
+enum { QUEUE_LIMIT = 256, CONTEXT_LEAST = 64, READS_AT_ONCE = 16 };
 
 /* ---- opening and closing ---- */
 
@@ -25,9 +27,7 @@ static int check_options(struct service *service, const struct service_options *
     if (service->context_length < CONTEXT_LEAST)
         return error_set(error, -EINVAL, "a context of %u tokens is too short: %d at least",
                          service->context_length, CONTEXT_LEAST);
-    if (options->kv_level != 16 && options->kv_level != 8)
-        return error_set(error, -EINVAL, "KV is written at level 16 or 8, not %u", options->kv_level);
-    uint64_t chunk = kv_chunk_bytes(&model->kv, options->kv_level);
+    uint64_t chunk = kv_chunk_bytes(&model->kv, service->chosen.write_level);
     if (options->kv_budget_bytes < chunk)
         return error_set(error, -EINVAL,
                          "a KV budget of %" PRIu64 " bytes holds nothing: a chunk is %" PRIu64,
@@ -35,9 +35,53 @@ static int check_options(struct service *service, const struct service_options *
     if (options->kv_budget_bytes / chunk < kv_chunks_of(service->context_length))
         log_warning("the KV budget holds %" PRIu64 " tokens, less than one full context of %u",
                     options->kv_budget_bytes / chunk * KV_CHUNK_TOKENS, service->context_length);
-    service->kv_level = options->kv_level;
+    service->kv_level = service->chosen.write_level;
     service->contexts_per_app = options->contexts_per_app;
     service->queue_limit = options->queue_limit ? options->queue_limit : QUEUE_LIMIT;
+    return 0;
+}
+
+/* LLMS_STRESS=evict, or evict,SHARE: everything leaves memory after each call, and that share (0 to 1) of
+ * what could be read back is recomputed instead. LLMS_STRESS=random,SEED: as service_options.evict_random.
+ * For running the tests under it. */
+static void stress_from_environment(struct service *service)
+{
+    const char *stress = getenv("LLMS_STRESS");
+    if (stress && strncmp(stress, "random,", 7) == 0)
+        (void)parse_u64(stress + 7, 0, UINT64_MAX, &service->evict_random.state);
+    if (!stress || strncmp(stress, "evict", 5) != 0)
+        return;
+    service->evict_all = true;
+    if (stress[5] == ',' && parse_double(stress + 6, 0, 1, &service->plan_share) == 0)
+        service->plan_mode = PLAN_FORCED;
+}
+
+static int choose_policy(struct service *service, const struct service_options *options, struct error *error)
+{
+    size_t count;
+    const struct kv_policy *row = options->policy ? kv_policy_find(options->policy) : kv_policy_list(&count);
+    if (!row)
+        return error_set(error, -EINVAL, "there is no policy \"%s\"", options->policy);
+    service->chosen = *row;
+    service->policy = &service->chosen;
+    struct kv_policy *p = &service->chosen;
+    if (options->kv_levels) {
+        p->write_level = options->kv_levels & LEVELS_16 ? 16 : 8;
+        p->levels.allowed = options->kv_levels;
+        if (!(options->kv_levels & (LEVELS_4 | LEVELS_2)))
+            p->levels.rule = LEVELS_KEEP;
+    }
+    if (options->kv_ratio > 0)
+        p->levels.ratio = options->kv_ratio;
+    if (options->evict && evict_order_find(options->evict, &p->evict) < 0)
+        return error_set(error, -EINVAL, "there is no eviction order \"%s\" (lctru, lru and cost are)",
+                         options->evict);
+    service->plan_mode = options->force_split ? PLAN_FORCED : p->plan;
+    service->plan_share = options->recompute_share;
+    service->evict_all = options->evict_all;
+    service->evict_random.state = options->evict_random;
+    stress_from_environment(service);
+    rates_init(&service->rates, NULL);
     return 0;
 }
 
@@ -61,13 +105,66 @@ static int open_journal(struct service *service, const char *directory, struct e
     return code;
 }
 
+static void release_stored(void *argument, void *stored)
+{
+    segment_unref(((struct service *)argument)->store, stored);
+}
+
 static int open_memory(struct service *service, uint64_t budget_bytes, struct error *error)
 {
     const struct engine_model *model = engine_model(service->engine);
     service->logits = mem_calloc(model->vocabulary, sizeof *service->logits);
-    if (!service->logits || kv_pool_create(&model->kv, budget_bytes, &service->pool) < 0)
+    service->lowered = mem_aligned(64, kv_chunk_bytes(&model->kv, 8));
+    if (!service->logits || !service->lowered || kv_pool_create(&model->kv, budget_bytes, &service->pool) < 0)
         return error_set(error, -ENOMEM, "out of memory");
-    return 0;
+    service->budget = service->target = budget_bytes;
+    kv_pool_on_release(service->pool, release_stored, service);
+    int code = aio_create(AIO_BEST, READS_AT_ONCE, &service->aio);
+    return code < 0 ? error_set(error, code, "cannot start asynchronous reads: %s", strerror(-code)) : 0;
+}
+
+struct known {
+    struct journal_context *contexts;
+    size_t count;
+};
+
+static bool known_context(void *argument, const char *id)
+{
+    const struct known *known = argument;
+    for (size_t i = 0; i < known->count; i++)
+        if (strcmp(known->contexts[i].id, id) == 0)
+            return true;
+    return false;
+}
+
+/* Chunk files beside the journal. They are a cache: a daemon whose disk refuses them serves without. */
+static int open_store(struct service *service, const char *state_directory, struct error *error)
+{
+    const struct engine_model *model = engine_model(service->engine);
+    struct chunk_geometry geometry = {.layers = model->kv.layers};
+    static const uint8_t levels[4] = {16, 8, 4, 2};
+    struct buffer path = {0};
+    if (!service->policy->stores)
+        return 0;
+    for (int i = 0; i < 4; i++)
+        geometry.layer_bytes[i] = (uint32_t)kv_layer_bytes(&model->kv, levels[i]);
+    struct known known = {0};
+    int code = journal_context_list(service->journal, NULL, &known.contexts, &known.count, error);
+    if (code == 0 && (code = buffer_printf(&path, "%s/chunks", state_directory)) < 0)
+        error_set(error, code, "out of memory");
+    if (code == 0) {
+        code = chunk_store_open(path.data, model->fingerprint, &geometry, known_context, &known,
+                                &service->store, error);
+        if (code < 0 && code != -ENOMEM) {
+            log_warning("%s; what leaves memory will be computed again",
+                        error ? error->text : strerror(-code));
+            service->chosen.stores = false;
+            code = 0;
+        }
+    }
+    journal_contexts_free(known.contexts, known.count);
+    buffer_deinit(&path);
+    return code;
 }
 
 static int start(struct service *service, struct error *error)
@@ -81,9 +178,23 @@ static int start(struct service *service, struct error *error)
     code = condition_init(&service->idle);
     if (code < 0)
         goto no_idle;
+    code = condition_init(&service->write);
+    if (code < 0)
+        goto no_write;
+    code = -pthread_create(&service->writer, NULL, swapout_main, service);
+    if (code < 0)
+        goto no_writer;
     code = -pthread_create(&service->worker, NULL, worker_main, service);
     if (code == 0)
         return 0;
+    pthread_mutex_lock(&service->lock);
+    service->writer_quit = true;
+    pthread_cond_signal(&service->write);
+    pthread_mutex_unlock(&service->lock);
+    pthread_join(service->writer, NULL);
+no_writer:
+    pthread_cond_destroy(&service->write);
+no_write:
     pthread_cond_destroy(&service->idle);
 no_idle:
     pthread_cond_destroy(&service->work);
@@ -95,9 +206,12 @@ no_lock:
 
 static void release(struct service *service)
 {
-    journal_close(service->journal);
+    aio_destroy(service->aio);
     kv_pool_destroy(service->pool);
+    chunk_store_close(service->store);
+    journal_close(service->journal);
     mem_free(service->logits);
+    mem_free(service->lowered);
     engine_close(service->engine);
     mem_free(service);
 }
@@ -114,15 +228,20 @@ int service_open(const struct service_options *options, struct service **out, st
         goto failed;
     service->rules.chat = engine_model(service->engine)->chat;
     service->rules.tokenizer = engine_tokenizer(service->engine);
-    code = check_options(service, options, error);
+    code = choose_policy(service, options, error);
+    if (code == 0)
+        code = check_options(service, options, error);
     if (code == 0)
         code = open_memory(service, options->kv_budget_bytes, error);
     if (code == 0)
         code = open_journal(service, options->state_directory, error);
     if (code == 0)
+        code = open_store(service, options->state_directory, error);
+    if (code == 0)
         code = start(service, error);
     if (code < 0)
         goto failed;
+    budget_watch(service, options);
     *out = service;
     return 0;
 failed:
@@ -162,12 +281,20 @@ void service_close(struct service *service)
     if (!service)
         return;
     service_stop(service, 0);
+    pressure_close(service->pressure);
     pthread_mutex_lock(&service->lock);
     service->quit = true;
     pthread_cond_signal(&service->work);
     pthread_mutex_unlock(&service->lock);
     pthread_join(service->worker, NULL);
+    pthread_mutex_lock(&service->lock);
+    service->writer_quit = true;
+    pthread_cond_signal(&service->write);
+    pthread_mutex_unlock(&service->lock);
+    pthread_join(service->writer, NULL);
     queue_deinit(&service->queue);
+    buffer_deinit(&service->deleted);
+    pthread_cond_destroy(&service->write);
     pthread_cond_destroy(&service->idle);
     pthread_cond_destroy(&service->work);
     pthread_mutex_destroy(&service->lock);
@@ -199,8 +326,15 @@ void context_infos_free(struct context_info *infos, size_t count)
     mem_free(infos);
 }
 
-/* Under the lock: what is in memory of the context of info->record. */
-static void describe(struct service *service, struct context_info *info)
+/* Chunks in the context's files. The store locks for itself, and may hold that while it removes a file, so
+ * this is asked before the service's lock is taken. */
+static uint64_t filed_chunks(struct service *service, const char *id)
+{
+    return service->store ? chunk_store_count(service->store, id) : 0;
+}
+
+/* Under the lock: where the KV of the context of info->record is. filed: filed_chunks. */
+static void describe(struct service *service, struct context_info *info, uint64_t filed)
 {
     const struct context *context = context_find(service, info->record.id);
     info->tokens = info->record.tokens;
@@ -208,14 +342,20 @@ static void describe(struct service *service, struct context_info *info)
         const struct context_shown *shown = &context->shown;
         /* a turn that is journalled just now is not in what the worker published last */
         info->tokens_resident = shown->tokens_resident < info->tokens ? shown->tokens_resident : info->tokens;
-        info->chunks_level16 = shown->chunks16;
-        info->chunks_level8 = shown->chunks8;
-        info->chunks_resident = shown->chunks16 + shown->chunks8;
+        info->chunks_level16 = shown->levels[0];
+        info->chunks_level8 = shown->levels[1];
+        info->chunks_level4 = shown->levels[2];
+        info->chunks_level2 = shown->levels[3];
+        for (int i = 0; i < 4; i++)
+            info->chunks_resident += shown->levels[i];
         info->bytes_resident = shown->bytes;
         info->busy = context->jobs > 0;
     }
+    uint64_t stored = context && context->shown.bytes ? context->shown.stored : filed;
     uint64_t chunks = kv_chunks_of(info->tokens);
-    info->chunks_missing = chunks > info->chunks_resident ? chunks - info->chunks_resident : 0;
+    uint64_t absent = chunks > info->chunks_resident ? chunks - info->chunks_resident : 0;
+    info->chunks_stored = stored < absent ? stored : absent;
+    info->chunks_missing = absent - info->chunks_stored;
 }
 
 /* The system prompt's tokens; -E2BIG where no prompt would fit behind them. */
@@ -265,7 +405,7 @@ int service_context_new(struct service *service, const char *owner, const char *
     *out = (struct context_info){.record = record};
     pthread_mutex_lock(&service->lock);
     service->status.contexts++;
-    describe(service, out);
+    describe(service, out, 0);
     pthread_mutex_unlock(&service->lock);
     return 0;
 }
@@ -277,8 +417,9 @@ int service_context_get(struct service *service, const char *owner, const char *
     int code = journal_context_get(service->journal, owner, id, &info.record, error);
     if (code < 0)
         return code;
+    uint64_t filed = filed_chunks(service, id);
     pthread_mutex_lock(&service->lock);
-    describe(service, &info);
+    describe(service, &info, filed);
     pthread_mutex_unlock(&service->lock);
     *out = info;
     return 0;
@@ -297,11 +438,13 @@ int service_context_list(struct service *service, const char *owner, struct cont
         journal_contexts_free(records, n);
         return error_set(error, -ENOMEM, "out of memory");
     }
-    pthread_mutex_lock(&service->lock);
     for (size_t i = 0; i < n; i++) {
         infos[i].record = records[i]; /* taken over */
-        describe(service, &infos[i]);
+        infos[i].chunks_stored = filed_chunks(service, records[i].id);
     }
+    pthread_mutex_lock(&service->lock);
+    for (size_t i = 0; i < n; i++)
+        describe(service, &infos[i], infos[i].chunks_stored);
     pthread_mutex_unlock(&service->lock);
     mem_free(records);
     *out = infos;
@@ -348,7 +491,7 @@ int service_context_fork(struct service *service, const char *owner, const char 
         info.record = call->forked; /* taken over */
         call->forked = (struct journal_context){0};
         pthread_mutex_lock(&service->lock);
-        describe(service, &info);
+        describe(service, &info, 0);
         pthread_mutex_unlock(&service->lock);
         *out = info;
     }
@@ -392,7 +535,9 @@ int service_context_delete(struct service *service, const char *owner, const cha
     pthread_mutex_lock(&service->lock);
     if (code == 0) {
         service->status.contexts--;
-        service->sweep = true; /* its KV is the worker's to drop */
+        service->sweep =
+            true; /* its KV is the worker's to drop; its files, if memory is short, the next start's */
+        (void)buffer_append(&service->deleted, context->id, JOURNAL_ID_BYTES);
         pthread_cond_signal(&service->work);
     } else {
         context->deleted = false;
@@ -415,28 +560,25 @@ void service_status(struct service *service, struct service_status *out)
         out->contexts_resident += context->shown.bytes > 0;
     out->calls_running = service->running != NULL;
     out->calls_waiting = service->queue.count;
+    out->stored_bytes = service->stored_bytes;
+    out->kv_budget_bytes = service->budget;
+    out->kv_allowed_bytes = service->target;
+    out->pressure = service->pressed;
     pthread_mutex_unlock(&service->lock);
     out->uptime_ms = (uint64_t)clock_ms_since(service->opened_ns);
-    out->kv_budget_bytes = kv_pool_budget(service->pool);
     out->kv_resident_bytes = kv_pool_resident(service->pool);
     out->kv_level = service->kv_level;
+    if (service->policy->levels.rule == LEVELS_KEEP) {
+        out->kv_levels = service->kv_level == 16 ? LEVELS_16 : LEVELS_8;
+        out->kv_ratio = 0;
+    } else {
+        out->kv_levels = service->policy->levels.allowed;
+        out->kv_ratio = service->policy->levels.ratio;
+    }
+    out->policy = service->policy->name;
+    out->evict = evict_order_name(service->policy->evict);
     out->context_length = service->context_length;
     out->contexts_per_app = service->contexts_per_app;
     out->threads = engine_threads(service->engine);
     out->isa = engine_isa(service->engine);
-}
-
-int service_set_budget(struct service *service, uint64_t budget_bytes, struct error *error)
-{
-    uint64_t chunk = kv_chunk_bytes(kv_pool_geometry(service->pool), service->kv_level);
-    if (budget_bytes < chunk)
-        return error_set(error, -EINVAL,
-                         "a KV budget of %" PRIu64 " bytes holds nothing: a chunk is %" PRIu64, budget_bytes,
-                         chunk);
-    kv_pool_set_budget(service->pool, budget_bytes);
-    pthread_mutex_lock(&service->lock);
-    service->sweep = true;
-    pthread_cond_signal(&service->work);
-    pthread_mutex_unlock(&service->lock);
-    return 0;
 }

@@ -23,11 +23,23 @@ struct service_options {
     const char *model_path;
     const char *state_directory;
     uint64_t kv_budget_bytes;
-    uint8_t kv_level;          /* 16 or 8: what KV is written at */
-    uint32_t context_length;   /* 0: the model's */
-    uint32_t contexts_per_app; /* 0: no limit */
-    uint32_t queue_limit;      /* calls waiting, all apps together; 0: 256 */
-    unsigned threads;          /* 0: one per CPU */
+    const char *policy; /* NULL: the default row of kv/policy.h */
+    const char *evict;  /* NULL: the policy's; lctru, lru or cost */
+    double kv_ratio;    /* 0: the policy's; of INT8, scales counted: 0.5 is 4 bits a value */
+    uint8_t
+        kv_levels; /* 0: the policy's; 16: all FP16; else bits LEVELS_8, LEVELS_4, LEVELS_2 (kv/levels.h) */
+    bool force_split; /* stress: recompute_share of what could be read is recomputed, not what is planned */
+    double recompute_share;     /* 0 to 1 */
+    bool evict_all;             /* stress: everything leaves memory after each call */
+    uint64_t evict_random;      /* stress: so does a random part, some of it unsaved, and random parts of what
+                                   could be read are recomputed; the seed, 0: off */
+    uint32_t context_length;    /* 0: the model's */
+    uint32_t contexts_per_app;  /* 0: no limit */
+    uint32_t queue_limit;       /* calls waiting, all apps together; 0: 256 */
+    unsigned threads;           /* 0: one per CPU */
+    bool watch_pressure;        /* the budget in force shrinks while memory is short */
+    const char *pressure_path;  /* what tells so; NULL: the system (os/pressure.h) */
+    unsigned pressure_quiet_ms; /* over when nothing came for so long; 0: 5000 */
 };
 
 /* Opens the model and the journal and starts the worker. */
@@ -47,9 +59,10 @@ struct context_info {
     struct journal_context record;
     uint64_t tokens;          /* of the transcript that a next call would stand on */
     uint64_t tokens_resident; /* of them, whose KV is in memory */
-    uint64_t chunks_resident; /* by level: */
-    uint64_t chunks_level16, chunks_level8;
-    uint64_t chunks_missing;
+    uint64_t chunks_resident; /* of them by level: */
+    uint64_t chunks_level16, chunks_level8, chunks_level4, chunks_level2;
+    uint64_t chunks_stored;  /* on flash and not in memory (not loaded: as many as its files hold) */
+    uint64_t chunks_missing; /* neither: to be computed */
     uint64_t bytes_resident;
     bool busy; /* a call of it runs or waits */
 };
@@ -104,7 +117,10 @@ struct call_result {
     uint64_t turns_dropped;  /* slid out by this call */
     uint64_t chunks_resident, chunks_loaded,
         chunks_recomputed; /* of the context's, at the start of the call */
+    uint64_t bytes_read;   /* from flash, by restoring */
+    double plan_ms;        /* what the plan of restoring predicted for its pass */
     double queue_ms;       /* waiting for its turn */
+    double stall_ms;       /* of restoring: the computation waited for reads */
     double switch_ms;      /* from its turn until the context was usable */
     double prompt_ms;      /* processing the new prompt */
     double ttft_ms;        /* from arrival to the first token of the reply */
@@ -133,20 +149,27 @@ struct service_status {
     uint64_t uptime_ms;
     uint64_t contexts, contexts_resident; /* all apps; with any KV in memory */
     uint64_t kv_budget_bytes, kv_resident_bytes;
-    uint8_t kv_level;
+    uint64_t kv_allowed_bytes; /* what pressure leaves of the budget */
+    bool pressure;             /* memory is short */
+    uint8_t kv_level;          /* K and V are written at */
+    uint8_t kv_levels;         /* LEVELS_*: and may be lowered to */
+    double kv_ratio;           /* towards so much of INT8; 0: nothing is lowered */
+    const char *policy, *evict;
+    uint64_t stored_bytes; /* chunk files on flash */
     uint32_t context_length, contexts_per_app;
     uint64_t calls_running, calls_waiting;
     uint64_t calls_total, calls_failed, calls_cancelled;
     uint64_t prompt_tokens_total, reply_tokens_total, recomputed_tokens_total;
     uint64_t chunks_resident_total, chunks_loaded_total, chunks_recomputed_total; /* as calls found them */
     uint64_t evicted_bytes_total;
-    double switch_ms_total, ttft_ms_total, generate_ms_total;
+    double switch_ms_total, stall_ms_total, ttft_ms_total, generate_ms_total;
     unsigned threads;
     const char *isa;
 };
 void service_status(struct service *service, struct service_status *out);
 
-/* Changes the budget while running; chunks over it leave memory before the next call starts. */
+/* Changes the budget while running: at the next step of the running call, and before the next one starts,
+ * what is over it leaves memory. */
 int service_set_budget(struct service *service, uint64_t budget_bytes, struct error *error);
 
 #endif

@@ -10,11 +10,18 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/random.h"
 #include "kv/evict.h"
+#include "kv/plan.h"
+#include "kv/policy.h"
+#include "kv/rates.h"
 #include "kv/sequence.h"
+#include "os/aio.h"
+#include "os/pressure.h"
 #include "service/queue.h"
 #include "service/service.h"
 #include "service/transcript.h"
+#include "store/chunkfile.h"
 
 /* A context that is in use: it has jobs, or KV in memory. All others exist in the journal only. It lives
  * while jobs > 0 or resident. */
@@ -26,7 +33,9 @@ struct context {
     bool deleted;              /* lock: being deleted, or deleted and its KV not dropped yet */
     bool resident;             /* lock: the worker has it in its list */
     struct context_shown {     /* lock: what is told of it; the worker publishes it */
-        uint64_t tokens_resident, chunks16, chunks8, bytes;
+        uint64_t tokens_resident, bytes;
+        uint64_t levels[4]; /* chunks in memory at 16, 8, 4, 2 bits */
+        uint64_t stored;    /* chunks on flash and not in memory */
     } shown;
 
     struct context *next_resident; /* worker: the list of those that may hold chunks */
@@ -38,6 +47,7 @@ struct context {
                         now is recomputing; >= sequence.tokens */
     struct kv_sequence sequence; /* worker: KV of the first sequence.tokens of tokens */
     uint64_t last_used;          /* worker: service->tick then */
+    bool unsaved;                /* worker: it may have chunks to be written ahead of time */
 };
 
 enum call_kind { CALL_KIND_TURN, CALL_KIND_PREPARE, CALL_KIND_FORK };
@@ -87,16 +97,43 @@ struct service {
     pthread_cond_t idle; /* others wait: a call came to its end */
     struct queue queue;
     struct context *table;
-    struct call *calls;           /* not done yet */
-    struct call *running;         /* NULL: none */
-    bool stopping;                /* nothing new is taken */
-    bool quit;                    /* the worker shall end */
-    bool sweep;                   /* the worker shall look for deleted contexts and a lowered budget */
+    struct call *calls;   /* not done yet */
+    struct call *running; /* NULL: none */
+    bool stopping;        /* nothing new is taken */
+    bool quit;            /* the worker shall end */
+    bool sweep;           /* the worker shall look for deleted contexts and a changed budget */
+    struct buffer
+        deleted; /* lock: ids of deleted contexts, JOURNAL_ID_BYTES each; the worker drops their files */
     struct service_status status; /* its counters */
 
-    struct context *resident; /* worker */
-    uint64_t tick;            /* worker: goes up with every job */
-    float *logits;            /* worker: a vocabulary of them */
+    uint64_t budget;           /* lock: for KV, as configured */
+    uint64_t target;           /* lock: what pressure leaves of it */
+    bool pressed;              /* lock: memory is short */
+    uint64_t shrunk_ns;        /* lock: when the target was lowered last */
+    uint64_t stretched;        /* worker: what the running call needs beyond the target */
+    struct pressure *pressure; /* fixed; NULL: not watched */
+
+    uint64_t stored_bytes;    /* lock: chunk files on flash, as the worker saw last */
+    struct swapout *swapping; /* lock: handed to the writer, NULL: none */
+    bool swapped;             /* lock: the writer is done with it */
+    bool writer_quit;         /* lock */
+    pthread_cond_t write;     /* the writer waits */
+    pthread_t writer;
+
+    struct kv_policy chosen;        /* fixed: a row of the table, as the options change it */
+    const struct kv_policy *policy; /* fixed: it */
+    enum plan_mode plan_mode;       /* worker; changed by evict_random only */
+    double plan_share;              /* worker: of PLAN_FORCED */
+    bool evict_all;                 /* fixed: the stress option */
+    struct random evict_random;     /* worker: the stress option, where not 0 */
+    struct chunk_store *store;      /* worker, and the writer in segment_write; NULL: nothing is stored */
+    struct aio *aio;                /* worker */
+    struct rates rates;             /* worker */
+    uint64_t mark;                  /* worker */
+    void *lowered;                  /* worker: room for a chunk below level 16 */
+    struct context *resident;       /* worker */
+    uint64_t tick;                  /* worker: goes up with every job */
+    float *logits;                  /* worker: a vocabulary of them */
 };
 
 /* ---- context.c: the table, and a context's tokens ---- */
@@ -113,6 +150,11 @@ void context_publish(struct service *service, struct context *context);
 
 /* ---- residency.c: the worker's memory ---- */
 
+/* Room for `need` more bytes of the running context: evicts others as far as that takes. */
+int residency_make_room(struct service *service, uint64_t need, struct error *error);
+void residency_evict_all(struct service *service); /* the stress option: nothing stays */
+/* The stress option: a random part of what is in memory goes, a random part of it is not on flash then. */
+void residency_evict_random(struct service *service);
 /* Room for positions up to `end` of context, which is the running one: evicts others as far as that takes
  * (invariants 2 and 3). -ENOSPC where the budget cannot hold it even alone. */
 int residency_reserve(struct service *service, struct context *context, size_t end, struct error *error);
@@ -121,6 +163,17 @@ void residency_enter(struct service *service, struct context *context); /* it ma
 void residency_settle(struct service *service, struct context *context);
 void residency_sweep(struct service *service);    /* drops deleted contexts, meets a lowered budget */
 void residency_drop_all(struct service *service); /* at the end */
+
+/* ---- pressure.c: the budget in force ---- */
+
+void budget_watch(struct service *service, const struct service_options *options); /* where it can */
+/* Under the lock, the worker's: puts in force what shall hold. True: more is resident than that allows. */
+bool budget_apply(struct service *service);
+unsigned budget_due_ms(const struct service *service); /* under the lock: until it shrinks again; 0: never */
+void budget_tend(struct service *service); /* between two steps of a call: the budget applied and met */
+/* Lets the running call have `bytes` of the configured budget though memory is short. False: it has, or they
+ * are more than is configured. */
+bool budget_stretch(struct service *service, uint64_t bytes);
 
 /* ---- turn.c and generate.c: one call ---- */
 
@@ -135,6 +188,10 @@ struct turn {
     size_t prompt_end;    /* tokens with it */
     uint64_t window_turn; /* after sliding */
     size_t old_computed;
+    uint64_t recount;         /* chunks that sliding makes be computed again */
+    size_t recomputed_tokens; /* by restoring */
+    struct kv_chunk **bad;    /* restore: found unreadable in this attempt */
+    size_t bad_count;
     bool slid;
     struct tokens old_tokens; /* if slid: the sequence before */
     size_t old_base_count;
@@ -148,6 +205,30 @@ int turn_prepare(struct turn *turn);                          /* restore only */
 int turn_generate(struct turn *turn);                         /* from service->logits on */
 int turn_compute(struct turn *turn, size_t end, bool logits); /* KV of positions up to end */
 int turn_cancelled(struct turn *turn);                        /* 0, or the code to end with, its text set */
+
+/* ---- restore.c ---- */
+
+/* Brings back all that is missing of positions before sequence.tokens, and in the same pass computes those up
+ * to `end`, with the logits after the last into service->logits if asked for. Moves sequence.tokens to end.
+ */
+int restore_run(struct turn *turn, size_t end, bool logits);
+
+/* ---- settle.c ---- */
+
+/* Lowers and writes what calls left, for about limit_ms at most. True: there is more to do. */
+bool settle_run(struct service *service, unsigned limit_ms);
+/* One step of lowering on this context. False: nothing is left to lower. */
+bool settle_context(struct service *service, struct context *context);
+
+/* ---- swapout.c ---- */
+
+struct swapout;
+void *swapout_main(void *service); /* the writer */
+bool swapout_start(struct service *service,
+                   struct context *context);             /* false: nothing to write, or one is under way */
+bool swapout_finish(struct service *service, bool wait); /* takes in what was written; false: nothing was */
+void swapout_abandon(struct service *service,
+                     const char *id); /* the context is deleted: leaves no file of it */
 
 /* ---- call.c ---- */
 

@@ -25,12 +25,13 @@ int turn_compute(struct turn *turn, size_t end, bool logits)
         .logits_from = logits ? count - 1 : count,
         .logits = logits ? turn->service->logits : NULL,
         .cancel = &turn->call->cancel,
+        .density_tokens = turn->service->policy->levels.rule == LEVELS_KEEP ? 0 : count,
     };
     int code = engine_forward(turn->service->engine, &batch, &turn->result->error);
     if (code == -ECANCELED)
         return turn_cancelled(turn);
     if (code == 0)
-        sequence->tokens = end;
+        kv_sequence_advance(sequence, end);
     return code;
 }
 
@@ -150,34 +151,21 @@ static int append_prompt(struct turn *turn)
 
 /* ---- restoring ---- */
 
-/* What the call found of its context: chunks whose KV is there, and those to be computed again. */
-static void count_chunks(struct turn *turn)
-{
-    const struct context *context = turn->context;
-    size_t have = context->sequence.tokens, all = context->computed > have ? context->computed : have;
-    uint64_t total = kv_chunks_of(all);
-    turn->result->cached_tokens = have;
-    turn->result->chunks_resident = have == all ? total : have / KV_CHUNK_TOKENS;
-    turn->result->chunks_recomputed = total - turn->result->chunks_resident;
-}
-
-/* Brings back what was computed once and is missing. Room for `end` positions is reserved with it. */
-static int restore(struct turn *turn, size_t end)
+/* Brings back what is missing and computes what is new up to `end`, in one pass. */
+static int restore(struct turn *turn, size_t end, bool logits)
 {
     struct context *context = turn->context;
     struct service *service = turn->service;
-    count_chunks(turn);
-    int code = residency_reserve(service, context, end, &turn->result->error);
-    size_t missing =
-        context->computed > context->sequence.tokens ? context->computed - context->sequence.tokens : 0;
-    if (code == 0 && missing)
-        code = turn_compute(turn, context->computed, false);
+    size_t have = context->sequence.tokens, once = context->computed > have ? context->computed : have;
+    turn->recount = kv_chunks_of(once) - kv_chunks_of(have); /* slid to other positions: computed again */
+    int code = restore_run(turn, end, logits);
     if (code < 0)
         return code;
+    size_t again = turn->recomputed_tokens + (once - have);
+    turn->result->cached_tokens = once - again;
     pthread_mutex_lock(&service->lock);
-    service->status.recomputed_tokens_total += missing;
+    service->status.recomputed_tokens_total += again;
     pthread_mutex_unlock(&service->lock);
-    turn->result->switch_ms = clock_ms_since(turn->started_ns);
     return 0;
 }
 
@@ -200,9 +188,7 @@ int turn_prepare(struct turn *turn)
     struct context *context = turn->context;
     int code = begin(turn);
     if (code == 0)
-        code = restore(turn, context->tokens.count);
-    if (code == 0 && context->sequence.tokens < context->tokens.count)
-        code = turn_compute(turn, context->tokens.count, false);
+        code = restore(turn, context->tokens.count, false);
     if (!context->loaded)
         return code;
     if (context->computed < context->sequence.tokens)
@@ -220,6 +206,8 @@ static void roll_back(struct turn *turn)
 {
     struct context *context = turn->context;
     size_t keep = turn->before;
+    for (size_t i = 0; i < context->sequence.chunk_count; i++)
+        context->sequence.chunks[i]->locked = false;
     if (turn->slid) {
         keep = common_prefix(&context->tokens, &turn->old_tokens);
         if (keep > turn->before)
@@ -264,14 +252,12 @@ static int run(struct turn *turn)
 {
     struct context *context = turn->context;
     int code = append_prompt(turn);
-    if (code == 0)
-        code = restore(turn, turn->prompt_end);
     if (code < 0)
         return code;
     bool fresh = context->record.turn_count == 0; /* the system prompt is new with the first turn */
     turn->result->prompt_tokens = turn->prompt_end - (fresh ? context->computed : turn->before);
     uint64_t start = clock_ns();
-    code = turn_compute(turn, turn->prompt_end, true);
+    code = restore(turn, turn->prompt_end, true);
     turn->result->prompt_ms = clock_ms_since(start);
     if (code == 0)
         code = turn_generate(turn);

@@ -8,6 +8,8 @@
 #include "base/memory.h"
 #include "service/service_internal.h"
 
+enum { SETTLE_MS = 3 }; /* what the next call may have to wait for the last one's settling */
+
 /* Lets the copy begin with the source's chunks. It can always be computed from its tokens instead, so nothing
  * that goes wrong here matters. */
 static void share(struct service *service, struct context *source, const struct journal_context *record)
@@ -96,9 +98,28 @@ static struct call *call_of(struct queue_item *item)
 /* Whether memory must be tended before the next job. Under the lock. */
 static bool must_sweep(struct service *service)
 {
-    bool sweep = service->sweep || kv_pool_resident(service->pool) > kv_pool_budget(service->pool);
+    service->stretched = 0; /* it was the last call's */
+    bool over = budget_apply(service), sweep = service->sweep || over;
     service->sweep = false;
     return sweep;
+}
+
+/* Whether something came in since the worker looked. Under the lock. */
+static bool must_tend(const struct service *service)
+{
+    return service->sweep || service->swapped;
+}
+
+/* Until there is something to do. Under the lock. */
+static void rest(struct service *service)
+{
+    unsigned due_ms = budget_due_ms(service);
+    if (due_ms) {
+        struct timespec deadline = condition_deadline(due_ms);
+        pthread_cond_timedwait(&service->work, &service->lock, &deadline);
+    } else {
+        pthread_cond_wait(&service->work, &service->lock);
+    }
 }
 
 void *worker_main(void *argument)
@@ -111,22 +132,34 @@ void *worker_main(void *argument)
             residency_sweep(service);
             pthread_mutex_lock(&service->lock);
         }
+        pthread_mutex_unlock(&service->lock);
+        swapout_finish(service, false);
+        bool more = settle_run(service, SETTLE_MS);
+        pthread_mutex_lock(&service->lock);
+        if (service->sweep) /* what was asked for before the next job goes before it */
+            continue;
         struct queue_item *item = queue_pop(&service->queue);
         if (item) {
             struct call *call = service->running = call_of(item);
             struct call_result result = {0};
             pthread_mutex_unlock(&service->lock);
             run(service, call, &result);
+            if (service->evict_all)
+                residency_evict_all(service);
+            if (service->evict_random.state)
+                residency_evict_random(service);
             pthread_mutex_lock(&service->lock);
             service->running = NULL;
             call_finish(call, &result);
         } else if (service->quit) {
             break;
-        } else {
-            pthread_cond_wait(&service->work, &service->lock);
+        } else if (!more && !must_tend(service)) {
+            rest(service);
         }
     }
     pthread_mutex_unlock(&service->lock);
+    swapout_finish(service, true);
+    residency_sweep(service);
     residency_drop_all(service);
     return NULL;
 }

@@ -13,7 +13,7 @@ import unittest
 
 from daemon import PATIENCE_S, Answer, Daemon
 
-LONG = {"temperature": 10, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 7}  # noise, which seldom comes to an end
+LONG = {"temperature": 10, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 21}  # noise, which seldom comes to an end
 GREEDY = {"temperature": 0, "max_tokens": 24}
 NOBODY = "/v1/contexts/ctx_000000000000000000000000"
 
@@ -71,7 +71,12 @@ class Routes(Case):
         for key in ("name", "parameters", "weights_bytes", "context_length"):
             self.assertTrue(status["model"][key], key)
         self.assertEqual(status["kv"]["budget_bytes"], 64 << 20)
-        self.assertEqual(status["kv"]["level"], 16)
+        self.assertEqual(status["kv"]["allowed_bytes"], 64 << 20)
+        self.assertIs(status["kv"]["pressure"], False)
+        self.assertEqual((status["kv"]["policy"], status["kv"]["evict"]), ("llms", "cost"))
+        self.assertEqual((status["kv"]["level"], status["kv"]["levels"]), (8, [8, 4, 2]))
+        self.assertEqual(status["kv"]["ratio"], 0.5)
+        self.assertGreaterEqual(status["kv"]["stored_bytes"], 0)
         self.assertLessEqual(status["kv"]["resident_bytes"], 64 << 20)
         self.assertEqual(status["contexts"]["per_app_limit"], 8)
         self.assertEqual(sorted(status["calls"]), ["cancelled", "failed", "running", "total", "waiting"])
@@ -92,6 +97,58 @@ class Routes(Case):
         self.assertEqual(after["llms_prompt_tokens_total"],
                          before["llms_prompt_tokens_total"] + reply["usage"]["prompt_tokens"])
         self.assertGreater(after["llms_first_token_seconds_total"], before["llms_first_token_seconds_total"])
+
+        for name in ("llms_chunks_resident_total", "llms_chunks_loaded_total", "llms_chunks_recomputed_total",
+                     "llms_kv_stored_bytes", "llms_stall_seconds_total", "llms_switch_seconds_total"):
+            self.assertGreaterEqual(after[name], 0)
+        self.assertEqual(after["llms_kv_allowed_bytes"], 64 << 20)
+
+    def test_budget(self):
+        before = self.check(d.get("/v1/status"), 200)["kv"]
+        self.addCleanup(d.post, "/v1/budget", {"kv_budget": 64 << 20})
+        for given, meant in ((32 << 20, 32 << 20), ("40M", 40 << 20), ("1.5G", 3 << 29)):
+            kv = self.check(d.post("/v1/budget", {"kv_budget": given}), 200)
+            self.assertEqual(sorted(kv), sorted(before))
+            self.assertEqual((kv["budget_bytes"], kv["allowed_bytes"]), (meant, meant))
+            self.assertEqual(d.get("/v1/status").json["kv"]["budget_bytes"], meant)
+        for wrong in ({}, {"kv_budget": "lots"}, {"kv_budget": -1}, {"kv_budget": 1.5}, {"kv_budget": True},
+                      {"kv_budget": 1 << 25, "x": 1}):
+            self.check(d.post("/v1/budget", wrong), 400, "invalid_body")
+        self.check(d.post("/v1/budget", {"kv_budget": 100}), 400, "invalid_value")
+        self.check(d.get("/v1/budget"), 405, "method_not_allowed")
+        self.assertEqual(d.get("/v1/status").json["kv"]["budget_bytes"], 3 << 29)
+
+    @unittest.skipUnless(os.geteuid() == 0, "only root can act as another user")
+    def test_budget_of_another_user(self):
+        os.chmod(d.directory, 0o711)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setgid(65534)
+                os.setuid(65534)
+                answer = d.post("/v1/budget", {"kv_budget": 32 << 20})
+                os.write(writing, json.dumps([answer.status, answer.code]).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        os.waitpid(child, 0)
+        with os.fdopen(reading) as told:
+            self.assertEqual(json.load(told), [403, "permission_denied"])
+        self.assertEqual(d.get("/v1/status").json["kv"]["budget_bytes"], 64 << 20)
+
+    def test_lowered_budget(self):
+        """Within a second what is over it has left memory, and the context answers on."""
+        context = self.fresh(system_prompt="Be brief. " * 100)
+        self.check(d.call(context, app=self.app, **GREEDY), 200)
+        held = d.get(context, app=self.app).json["bytes_resident"]
+        self.addCleanup(d.post, "/v1/budget", {"kv_budget": 64 << 20})
+        start = time.monotonic()
+        self.check(d.post("/v1/budget", {"kv_budget": held // 2}), 200)
+        self.eventually(lambda: d.get("/v1/status").json["kv"]["resident_bytes"] <= held // 2, "nothing left memory")
+        self.assertLess(time.monotonic() - start, PATIENCE_S / 10)
+        self.check(d.post("/v1/budget", {"kv_budget": 64 << 20}), 200)
+        self.check(d.call(context, "Again.", app=self.app, **GREEDY), 200)
 
     def metrics(self):
         answer = d.get("/metrics")
@@ -147,8 +204,9 @@ class Routes(Case):
         self.assertGreater(after["tokens_resident"], 0)
         self.assertGreater(after["bytes_resident"], 0)
         chunks = after["chunks"]
-        self.assertEqual(chunks["resident"], chunks["level16"] + chunks["level8"])
-        self.assertEqual(sorted(chunks), ["level16", "level8", "missing", "resident"])
+        self.assertEqual(chunks["resident"], sum(chunks["level%d" % bits] for bits in (16, 8, 4, 2)))
+        self.assertEqual(sorted(chunks), ["level16", "level2", "level4", "level8", "missing", "resident", "stored"])
+        self.assertEqual(chunks["resident"] + chunks["stored"] + chunks["missing"], (after["tokens"] + 15) // 16)
         listed = self.check(d.get("/v1/contexts", app=self.app), 200)
         self.assertEqual([c["id"] for c in listed["data"]], [shown["id"]])
         gone = self.check(d.delete(context, app=self.app), 200)
@@ -202,7 +260,7 @@ class Calls(Case):
         self.assertTrue(1 <= usage["completion_tokens"] <= 9, usage)
         self.assertGreaterEqual(usage["context_tokens"], usage["prompt_tokens"] + usage["completion_tokens"] - 1)
         self.assertEqual((usage["cached_tokens"], usage["turns_dropped"]), (0, 0))
-        for key in ("queue_ms", "switch_ms", "prompt_ms", "ttft_ms", "generate_ms", "total_ms"):
+        for key in ("queue_ms", "switch_ms", "stall_ms", "prompt_ms", "ttft_ms", "generate_ms", "total_ms"):
             self.assertGreaterEqual(timings[key], 0, key)
         self.assertGreaterEqual(timings["total_ms"], timings["ttft_ms"])
         self.assertGreater(timings["prompt_tokens_per_s"], 0)
@@ -401,6 +459,14 @@ class Tcp(Case):
                 self.check(answer, 401, "invalid_token")
                 self.assertEqual(answer.headers["WWW-Authenticate"], "Bearer")
                 self.assertEqual(answer.json["error"]["type"], "authentication_error")
+
+    def test_budget_by_token(self):
+        """Whoever holds the token may change the budget."""
+        connection = http.client.HTTPConnection(*d.tcp_address(), timeout=PATIENCE_S)
+        answer = d.post("/v1/budget", {"kv_budget": 64 << 20}, connection=connection,
+                        headers={"Authorization": "Bearer " + self.token()})
+        connection.close()
+        self.assertEqual(self.check(answer, 200)["budget_bytes"], 64 << 20)
 
     def test_host(self):
         token = "Bearer " + self.token()

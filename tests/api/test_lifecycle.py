@@ -16,13 +16,13 @@ import unittest
 
 from daemon import LLMSD, PATIENCE_S, ROOT, Daemon, UnixConnection, find_model, run_once
 
-LONG = {"temperature": 10, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 7}
+LONG = {"temperature": 10, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 21}
 GREEDY = {"temperature": 0, "max_tokens": 24}
 SYSTEMD = os.environ.get("LLMS_SYSTEMD", "1") != "0"  # built with libsystemd
 
 
 class Slowed:
-    """Lets a process run a tenth of the time only, so that a reply lasts however fast the machine is."""
+    """Lets a process run a twentieth of the time only, so that a reply lasts however fast the machine is."""
 
     def __init__(self, process):
         self.process, self.over = process, threading.Event()
@@ -31,7 +31,7 @@ class Slowed:
     def run(self):
         while self.process.poll() is None and not self.over.is_set():
             self.process.send_signal(signal.SIGSTOP)
-            time.sleep(0.045)
+            time.sleep(0.095)
             self.process.send_signal(signal.SIGCONT)
             time.sleep(0.005)
 
@@ -114,7 +114,7 @@ class Options(Case):
         self.assert_stops(daemon)
         for text, line, word in (("threads 4", 1, "NAME = VALUE"), ("\n\nthreads = many\n", 3, "threads"),
                                  ("nonsense = 1", 1, "nonsense"), ("config = x", 1, "config"),
-                                 ("help = 1", 1, "help"), ("kv-ratio = 0.5", 1, "kv-ratio"),
+                                 ("help = 1", 1, "help"), ("kv-ratio = 9", 1, "kv-ratio"),
                                  ("# x\nlisten = tcp:1.2.3.4:5", 2, "listen")):
             bad = self.write("bad.conf", text)
             self.assert_fails(2, ["%s:%d:" % (bad, line), word], "--config", bad)
@@ -176,7 +176,8 @@ class StartAndStop(Case):
 
     def test_restart(self):
         """Every conversation goes on where it was, as if the daemon had never stopped."""
-        one = self.daemon()
+        exact = ("--kv-levels", "16")
+        one = self.daemon(*exact)
         context = one.context(name="kept", system_prompt="Be kind.")
         one.call(context, "My dog is called Rex.", **GREEDY)
         fork = "/v1/contexts/" + one.post(context + "/fork").json["id"]
@@ -184,16 +185,34 @@ class StartAndStop(Case):
         turns = one.get(context + "/turns").json
         shown = one.get(context).json
         self.assert_stops(one)
-        two = self.daemon(directory=one.directory)
+        two = self.daemon(*exact, directory=one.directory)
         self.assertEqual(two.get(context + "/turns").json, turns)
         after = two.get(context).json
+        self.assertGreater(after["chunks"]["stored"], 0)
+        self.assertEqual(after["chunks"]["resident"], 0)
         for key in ("id", "name", "system_prompt", "created_ms", "used_ms", "turns", "tokens"):
             self.assertEqual(after[key], shown[key], key)
         reply = two.call(context, "Tell me about my dog.", **GREEDY).json
         self.assertEqual(reply["turn"], 1)
         self.assertEqual(reply["reply"], without_stop["reply"])
-        self.assertGreater(reply["timings"]["chunks_recomputed"], 0)
+        self.assertGreater(reply["timings"]["chunks_loaded"] + reply["timings"]["chunks_recomputed"], 0)
         self.assert_stops(two)
+
+    def test_restart_by_policy(self):
+        """What the policy says of flash holds: read back, or computed again."""
+        for options, counted, zero in ((("--policy", "no-pipeline"), "chunks_loaded", "chunks_recomputed"),
+                                       (("--policy", "lmk"), "chunks_recomputed", "chunks_loaded")):
+            one = self.daemon(*options)
+            context = one.context(system_prompt="Be kind. " * 20)
+            one.call(context, "My dog is called Rex.", **GREEDY)
+            self.assert_stops(one)
+            two = self.daemon(*options, directory=one.directory)
+            self.assertEqual(two.get("/v1/status").json["kv"]["policy"], options[1])
+            timings = two.post(context + "/prepare").json["timings"]
+            self.assertGreaterEqual(timings["stall_ms"], 0)
+            self.assertGreater(timings[counted], 0)
+            self.assertEqual(timings[zero], 0)
+            self.assert_stops(two)
 
     def test_killed(self):
         """After kill -9 in a reply: what was acknowledged is there, the dead socket is replaced."""
@@ -280,7 +299,8 @@ class StartAndStop(Case):
     def test_limits(self):
         daemon = self.daemon("--queue-limit", "1", "--contexts-per-app", "0")
         contexts = [daemon.context() for _ in range(6)]
-        streams = [daemon.stream(c, "Go on.", **LONG) for c in contexts]
+        with Slowed(daemon.process):  # else the first could be over before the last comes
+            streams = [daemon.stream(c, "Go on.", **LONG) for c in contexts]
         refused = [s for s in streams if hasattr(s, "status")]
         self.assertTrue(refused, "nothing was refused")
         for answer in refused:

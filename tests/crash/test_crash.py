@@ -2,10 +2,10 @@
 """kill -9 in the middle of replies: what a client was told is kept, byte for byte, and no context is damaged.
 
 Several apps talk to one daemon without pause: calls (streamed or not, some slide, some are broken off), forks,
-new and deleted contexts. At a random moment, or right after some client was told of a turn, the daemon is
-killed. Then, from a copy of its files, the journal's integrity is checked with SQLite itself; the daemon is
-started again, every acknowledged turn, context and deletion is compared, and a context answers as a fork of it
-does. The next round goes on from there.
+new and deleted contexts. At a random moment, right after some client was told of a turn, or while a chunk file is
+being written, the daemon is killed. Then, from a copy of its files, the journal's integrity is checked with SQLite itself; the daemon is
+started again, every acknowledged turn, context and deletion is compared, chunk files are whole or absent, and a
+context answers as a fork of it does. The next round goes on from there.
 
 Run by meson test, or: LLMSD=build/llmsd tests/crash/test_crash.py [--kills N] [--seed N]"""
 import argparse
@@ -25,7 +25,9 @@ from daemon import Daemon, find_model  # noqa: E402
 
 APPS = ("mail", "notes", "maps")
 MOST_CONTEXTS = 6  # of an app
-OPTIONS = ("--kv-budget", "2M", "--context-length", "512", "--contexts-per-app", "0")
+# a budget of little more than one full context, so that each call pushes others out; level 16, so that what comes
+# back is exact
+OPTIONS = ("--kv-budget", "1700K", "--kv-levels", "16", "--context-length", "512", "--contexts-per-app", "0")
 GONE = (OSError, http.client.HTTPException, ValueError)  # what a killed daemon looks like
 
 
@@ -165,6 +167,23 @@ def check_files(daemon):
         shutil.rmtree(copy)
 
 
+def chunk_files(daemon):
+    found = []
+    for path, _, names in os.walk(os.path.join(daemon.state, "chunks")):
+        found += [os.path.join(path, name) for name in names if ".kv" in name]
+    return found
+
+
+def check_chunks(daemon, contexts):
+    """After a restart: nothing unfinished is left, what was published was whole, and it belongs to a context that
+    is."""
+    assert "damaged chunk file" not in daemon.log() and "does not match its checksum" not in daemon.log()
+    ids = {c.path.rsplit("/", 1)[1] for c in contexts if c.deleted != "told"}
+    for path in chunk_files(daemon):
+        assert path.endswith(".kv"), path
+        assert os.path.basename(os.path.dirname(path)) in ids, path
+
+
 def check_context(daemon, context):
     """Compares what the daemon has with what was told; takes over what was done and not told. True if that was
     a whole turn."""
@@ -215,8 +234,12 @@ def talk_and_kill(daemon, contexts, dice):
         for _ in range(dice.randrange(1, 8)):
             told.clear()
             told.wait(5)
-    else:
+    elif dice.random() < 0.5:
         time.sleep(dice.uniform(0.02, 0.6))
+    else:  # a swap-out has begun and not ended
+        end = time.monotonic() + 2
+        while time.monotonic() < end and not any(p.endswith(".tmp") for p in chunk_files(daemon)):
+            pass
     daemon.process.kill()
     daemon.process.wait()
     for client in clients:
@@ -229,19 +252,21 @@ def talk_and_kill(daemon, contexts, dice):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=int(os.environ.get("LLMS_KILLS", "50")))
+    parser.add_argument("--kills", type=int, default=int(os.environ.get("LLMS_KILLS", "200")))
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     find_model()
     dice = random.Random(options.seed)
-    contexts, met, unsaid, start = [], 0, 0, time.monotonic()
+    contexts, met, unsaid, unfinished, start = [], 0, 0, 0, time.monotonic()
     daemon = Daemon(*OPTIONS)
     directory = daemon.directory
     try:
         for kill in range(options.kills):
             met += talk_and_kill(daemon, contexts, dice)
             check_files(daemon)
+            unfinished += any(path.endswith(".tmp") for path in chunk_files(daemon))
             daemon = Daemon(*OPTIONS, directory=directory)
+            check_chunks(daemon, contexts)
             for context in contexts:
                 unsaid += check_context(daemon, context)
             contexts = [c for c in contexts if not c.deleted]
@@ -250,9 +275,10 @@ def main():
             told = sum(len(c.turns) for c in contexts)
             print("kill %d: %d contexts, %d turns" % (kill + 1, len(contexts), told), flush=True)
         assert met > options.kills // 3, "only %d of %d kills met a call" % (met, options.kills)
+        assert unfinished > options.kills // 20, "only %d kills met a swap-out" % unfinished
         assert daemon.stop()[0] == 0
-        print("%d kills, %d in the middle of calls, %d turns were done and not told, %.0f s"
-              % (options.kills, met, unsaid, time.monotonic() - start))
+        print("%d kills, %d in the middle of calls, %d of swap-outs, %d turns were done and not told, %.0f s"
+              % (options.kills, met, unfinished, unsaid, time.monotonic() - start))
     except BaseException:
         print("the daemon's log:\n" + daemon.log()[-4000:], file=sys.stderr)
         raise

@@ -46,7 +46,7 @@ struct service_options rig_options(const char *directory)
     return (struct service_options){.model_path = rig_model(),
                                     .state_directory = directory,
                                     .kv_budget_bytes = UINT64_C(256) << 20,
-                                    .kv_level = 16,
+                                    .kv_levels = LEVELS_16,
                                     .threads = 2};
 }
 
@@ -122,6 +122,11 @@ void rig_expect(struct service *service, const char *owner, const char *id, cons
     struct rig_reply reply = rig_ask(service, owner, id, prompt, max_tokens);
     assert_string_equal(reply.text.data, expected);
     rig_reply_deinit(&reply);
+}
+
+bool rig_stressed(void)
+{
+    return getenv("LLMS_STRESS") != NULL;
 }
 
 void rig_reference_make(const char *owner, char *reference[2][RIG_TURNS])

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "base/array.h"
+#include "kv/levels.h"
 #include "service/service.h"
 
 /* A new directory; in memory where there is a file system for it. rig_remove deletes it with all in it. */
@@ -49,5 +50,7 @@ void rig_wait_for_text(struct call *call); /* until it is in its middle, or alre
 /* Asks and asserts that the reply is `expected`. */
 void rig_expect(struct service *service, const char *owner, const char *id, const char *prompt,
                 uint32_t max_tokens, const char *expected);
+
+bool rig_stressed(void); /* the suite runs under LLMS_STRESS: what is resident is not what it would be */
 
 #endif

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "kernels/attention.h"
+#include "kernels/codec.h"
 #include "kernels/kernels.h"
 #include "kernels/math_plain.h"
 
@@ -31,6 +33,7 @@ struct fixture {
     uint32_t visible[MAX_QUERIES];
     struct attention_chunk table[MAX_CHUNKS];
     float *scratch;
+    uint32_t *received; /* NULL, or [chunks * 16] */
 };
 
 static void *room(size_t bytes)
@@ -41,8 +44,38 @@ static void *room(size_t bytes)
     return p;
 }
 
-static void fill(struct fixture *f, struct random *r, const struct kernels *store)
+/* A level of those in `levels`, bit 0 for 16, 1 for 8, 2 for 4, 3 for 2. */
+static uint8_t pick(struct random *r, unsigned levels)
 {
+    for (;;) {
+        unsigned i = (unsigned)random_below(r, 4);
+        if (levels >> i & 1)
+            return (uint8_t)(16 >> i);
+    }
+}
+
+/* Chunk c is stored at level 16 or 8, and lowered to the level wanted. */
+static void fill_chunk(struct fixture *f, size_t c, uint8_t level, const struct kernels *store)
+{
+    uint8_t first = level == 16 ? 16 : 8;
+    void *data = room(2 * CHUNK_TOKENS * f->dim * 2 + 256);
+    for (unsigned t = 0; t < CHUNK_TOKENS; t++)
+        store->store(data, first, f->dim, t, f->k + (c * CHUNK_TOKENS + t) * f->dim,
+                     f->v + (c * CHUNK_TOKENS + t) * f->dim);
+    if (level < 8) {
+        void *low = room(2 * CHUNK_TOKENS * f->dim * 2 + 256);
+        struct codec_head head = {
+            .from = data, .to = low, .from_level = 8, .to_level = level, .tokens = 16, .dim = f->dim};
+        store->codec(&head);
+        mem_free(data);
+        data = low;
+    }
+    f->table[c] = (struct attention_chunk){data, level};
+}
+
+static void fill(struct fixture *f, struct random *r, const struct kernels *store, unsigned levels)
+{
+    f->received = NULL;
     f->dim = 8 * (1 + random_below(r, MAX_DIM / 8));
     f->chunks = 1 + random_below(r, MAX_CHUNKS);
     f->queries = 1 + random_below(r, MAX_QUERIES);
@@ -58,13 +91,8 @@ static void fill(struct fixture *f, struct random *r, const struct kernels *stor
         f->q[i] = 2 * normal(r);
     for (size_t i = 0; i < f->queries; i++)
         f->visible[i] = (uint32_t)(1 + random_below(r, tokens));
-    for (size_t c = 0; c < f->chunks; c++) {
-        void *data = room(2 * CHUNK_TOKENS * f->dim * 2 + 256);
-        f->table[c] = (struct attention_chunk){data, random_below(r, 2) ? 16 : 8};
-        for (unsigned t = 0; t < CHUNK_TOKENS; t++)
-            store->store(data, f->table[c].level, f->dim, t, f->k + (c * CHUNK_TOKENS + t) * f->dim,
-                         f->v + (c * CHUNK_TOKENS + t) * f->dim);
-    }
+    for (size_t c = 0; c < f->chunks; c++)
+        fill_chunk(f, c, pick(r, levels), store);
     f->scratch = room(attention_scratch_floats(tokens) * 4);
 }
 
@@ -94,27 +122,66 @@ static void run(const struct kernels *kernels, const struct fixture *f, float *o
                               .q = q + i,
                               .out = rows + i,
                               .visible = f->visible + i,
+                              .received = f->received,
                               .scratch = f->scratch};
         kernels->attention(&a);
     }
 }
 
-/* Softmax attention over what the chunks hold, as a book has it. */
-static double expected(const struct fixture *f, size_t row, size_t d)
+/* K or V of a position as its chunk has it, rotated back by R's definition where it is rotated. */
+static double held(const struct fixture *f, size_t t, size_t d, bool values)
 {
-    double top = -1e300, total = 0, sum = 0, s[MAX_CHUNKS * CHUNK_TOKENS];
+    const struct attention_chunk *c = &f->table[t / CHUNK_TOKENS];
+    size_t slot = t % CHUNK_TOKENS, i = values ? (CHUNK_TOKENS + slot) * f->dim + d : d * CHUNK_TOKENS + slot;
+    if (c->level == 16)
+        return half_to_float(((const uint16_t *)c->data)[i]);
+    double scale = half_to_float(codec_scales(c->data, c->level, f->dim)[values * CHUNK_TOKENS + slot]);
+    if (c->level == 8)
+        return ((const int8_t *)c->data)[i] * scale;
+    size_t block = codec_block(f->dim), from = d / block * block;
+    double sum = 0, mid = (double)codec_mid(c->level);
+    for (size_t j = from; j < from + block; j++) {
+        double x = (values ? codec_value(c->data, c->level, f->dim, slot, j)
+                           : codec_key(c->data, c->level, j, slot)) -
+                   mid;
+        sum += __builtin_parityll((d - from) & (j - from)) ? -x : x;
+    }
+    return sum / sqrt((double)block) * scale;
+}
+
+/* Softmax attention over what the chunks hold, as a book has it. p: [visible] */
+static double expected_weights(const struct fixture *f, const double *k, size_t row, double *p)
+{
+    double top = -1e300, total = 0;
     for (size_t t = 0; t < f->visible[row]; t++) {
-        s[t] = 0;
+        p[t] = 0;
         for (size_t i = 0; i < f->dim; i++)
-            s[t] += (double)f->q[row * f->dim + i] * f->k[t * f->dim + i];
-        s[t] /= sqrt((double)f->dim);
-        top = s[t] > top ? s[t] : top;
+            p[t] += (double)f->q[row * f->dim + i] * k[t * f->dim + i];
+        p[t] /= sqrt((double)f->dim);
+        top = p[t] > top ? p[t] : top;
     }
-    for (size_t t = 0; t < f->visible[row]; t++) {
-        total += exp(s[t] - top);
-        sum += exp(s[t] - top) * f->v[t * f->dim + d];
+    for (size_t t = 0; t < f->visible[row]; t++)
+        total += p[t] = exp(p[t] - top);
+    for (size_t t = 0; t < f->visible[row]; t++)
+        p[t] /= total;
+    return total;
+}
+
+/* The largest difference of `out` from the book; k and v: [positions][dim]. */
+static double worst_error(const struct fixture *f, const double *k, const double *v, const float *out)
+{
+    double p[MAX_CHUNKS * CHUNK_TOKENS], worst = 0;
+    for (size_t i = 0; i < f->queries; i++) {
+        expected_weights(f, k, i, p);
+        for (size_t d = 0; d < f->dim; d += 3) {
+            double sum = 0;
+            for (size_t t = 0; t < f->visible[i]; t++)
+                sum += p[t] * v[t * f->dim + d];
+            double e = fabs(sum - (double)out[i * f->dim + d]);
+            worst = e > worst ? e : worst;
+        }
     }
-    return sum / total;
+    return worst;
 }
 
 static void plain_is_attention(void **state)
@@ -122,18 +189,26 @@ static void plain_is_attention(void **state)
     (void)state;
     struct random r = {1};
     const struct kernels *plain = kernels_get(ISA_PLAIN);
-    for (int round = 0; round < 25; round++) {
+    for (int round = 0; round < 36; round++) {
         struct fixture f;
-        fill(&f, &r, plain);
+        fill(&f, &r, plain, round % 3 == 0 ? 3 : round % 3 == 1 ? 12 : 15);
         float *out = room(f.queries * f.dim * 4);
         run(plain, &f, out, f.queries);
-        double worst = 0;
-        for (size_t i = 0; i < f.queries; i++)
-            for (size_t d = 0; d < f.dim; d += 5) {
-                double e = fabs(expected(&f, i, d) - out[i * f.dim + d]);
-                worst = e > worst ? e : worst;
-            }
-        assert_true(worst < 0.12); /* INT8 keys and values of some chunks; |v| is about 1 */
+        size_t values = f.chunks * CHUNK_TOKENS * f.dim;
+        double *k = room(values * 8), *v = room(values * 8);
+        for (size_t i = 0; i < values; i++) {
+            k[i] = held(&f, i / f.dim, i % f.dim, false);
+            v[i] = held(&f, i / f.dim, i % f.dim, true);
+        }
+        assert_true(worst_error(&f, k, v, out) < 1e-5); /* float against double over the same values */
+        for (size_t i = 0; i < values; i++) {
+            k[i] = (double)f.k[i];
+            v[i] = (double)f.v[i];
+        }
+        if (round % 3 == 0) /* what was stored; |v| is about 1 */
+            assert_true(worst_error(&f, k, v, out) < 0.12);
+        mem_free(k);
+        mem_free(v);
         mem_free(out);
         drop(&f);
     }
@@ -148,19 +223,171 @@ static void twins_agree(void **state)
         if (!fast)
             continue;
         struct random r = {7};
-        for (int round = 0; round < 60; round++) {
+        for (int round = 0; round < 120; round++) {
             struct fixture f;
-            fill(&f, &r, plain);
-            size_t bytes = f.queries * f.dim * 4;
-            float *one = room(bytes), *all = room(bytes), *steps = room(bytes);
+            fill(&f, &r, plain, round % 4 ? 1 + (unsigned)random_below(&r, 15) : 15);
+            size_t bytes = f.queries * f.dim * 4, positions = f.chunks * CHUNK_TOKENS;
+            float *one = room(bytes), *all = room(bytes), *some = room(bytes);
+            uint32_t *first = room(positions * 4), *second = room(positions * 4);
+            f.received = round % 3 ? first : NULL;
             run(plain, &f, one, 1);
+            f.received = round % 3 ? second : NULL;
             run(fast, &f, all, f.queries);
-            run(fast, &f, steps, 1 + random_below(&r, 9));
+            assert_memory_equal(first, second, positions * 4);
+            f.received = NULL;
+            run(fast, &f, some, 1 + random_below(&r, 9));
             assert_memory_equal(one, all, bytes);
-            assert_memory_equal(one, steps, bytes);
+            assert_memory_equal(one, some, bytes);
             mem_free(one);
             mem_free(all);
-            mem_free(steps);
+            mem_free(some);
+            mem_free(first);
+            mem_free(second);
+            drop(&f);
+        }
+    }
+}
+
+/* A row's result does not depend on what rows beside it see. */
+static void rotation_stays_with_its_rows(void **state)
+{
+    (void)state;
+    struct random r = {13};
+    for (int isa = ISA_PLAIN; isa < ISA_COUNT; isa++) {
+        const struct kernels *kernels = kernels_get((enum isa)isa);
+        for (int round = 0; kernels && round < 20; round++) {
+            struct fixture f;
+            fill(&f, &r, kernels, 1);
+            size_t bytes = f.queries * f.dim * 4;
+            float *before = room(bytes), *after = room(bytes);
+            for (size_t i = 0; f.chunks > 1 && i < f.queries; i++) /* some end before the last chunk */
+                f.visible[i] = i % 2 ? (uint32_t)(f.chunks - 1) * CHUNK_TOKENS : f.visible[i];
+            run(kernels, &f, before, f.queries);
+            mem_free((void *)(uintptr_t)f.table[f.chunks - 1].data);
+            fill_chunk(&f, f.chunks - 1, 2, kernels);
+            run(kernels, &f, after, f.queries);
+            size_t changed = 0;
+            for (size_t i = 0; i < f.queries; i++) {
+                int differs = memcmp(before + i * f.dim, after + i * f.dim, f.dim * 4) != 0;
+                assert_int_equal(differs, f.visible[i] > (f.chunks - 1) * CHUNK_TOKENS);
+                changed += (size_t)differs;
+            }
+            assert_true(f.chunks > 1 || changed == f.queries);
+            mem_free(before);
+            mem_free(after);
+            drop(&f);
+        }
+    }
+}
+
+static void density_is_the_share_received(void **state)
+{
+    (void)state;
+    struct random r = {19};
+    for (int isa = ISA_PLAIN; isa < ISA_COUNT; isa++) {
+        const struct kernels *kernels = kernels_get((enum isa)isa);
+        for (int round = 0; kernels && round < 12; round++) {
+            struct fixture f;
+            fill(&f, &r, kernels, 15);
+            size_t values = f.chunks * CHUNK_TOKENS * f.dim, positions = f.chunks * CHUNK_TOKENS;
+            float *out = room(f.queries * f.dim * 4), *without = room(f.queries * f.dim * 4);
+            double *k = room(values * 8), p[MAX_CHUNKS * CHUNK_TOKENS], want[MAX_CHUNKS * CHUNK_TOKENS] = {0};
+            run(kernels, &f, without, f.queries);
+            f.received = room(positions * 4);
+            f.received[0] = 1000; /* it is added */
+            run(kernels, &f, out, f.queries);
+            assert_memory_equal(out, without, f.queries * f.dim * 4);
+            for (size_t i = 0; i < values; i++)
+                k[i] = held(&f, i / f.dim, i % f.dim, false);
+            for (size_t i = 0; i < f.queries; i++) {
+                expected_weights(&f, k, i, p);
+                for (size_t t = 0; t < f.visible[i]; t++)
+                    want[t] += p[t] * 0x1p18;
+            }
+            double sum = 0, queries = (double)f.queries;
+            f.received[0] -= 1000;
+            for (size_t t = 0; t < positions; t++) {
+                assert_true(fabs(f.received[t] - want[t]) <= 0.6 * queries + 1e-5 * want[t]);
+                sum += f.received[t];
+            }
+            assert_true(fabs(sum - queries * 0x1p18) <= 0.5 * queries * (double)positions);
+            mem_free(f.received);
+            mem_free(k);
+            mem_free(out);
+            mem_free(without);
+            drop(&f);
+        }
+    }
+}
+
+/* A row that went wrong (its total is no number) adds nothing, and the others count as ever. */
+static void density_leaves_out_what_is_no_number(void **state)
+{
+    (void)state;
+    struct random r = {53};
+    for (int isa = ISA_PLAIN; isa < ISA_COUNT; isa++) {
+        const struct kernels *kernels = kernels_get((enum isa)isa);
+        if (!kernels)
+            continue;
+        struct fixture f;
+        fill(&f, &r, kernels, 15);
+        for (; f.queries < 4; fill(&f, &r, kernels, 15))
+            drop(&f);
+        size_t bytes = f.chunks * CHUNK_TOKENS * 4;
+        float *out = room(f.queries * f.dim * 4);
+        uint32_t *whole = room(bytes), *part = room(bytes);
+        float *q = f.q;
+        f.received = whole;
+        size_t queries = f.queries;
+        f.queries = 3;
+        run(kernels, &f, out, 3);
+        f.q = room(queries * f.dim * 4);
+        memcpy(f.q, q, queries * f.dim * 4);
+        f.q[3 * f.dim + 1] = NAN;
+        f.received = part;
+        f.queries = 4;
+        run(kernels, &f, out, 4);
+        assert_memory_equal(whole, part, bytes);
+        f.queries = queries;
+        mem_free(q);
+        mem_free(out);
+        mem_free(whole);
+        mem_free(part);
+        drop(&f);
+    }
+}
+
+/* Slots past what anyone sees may hold anything. */
+static void unseen_slots_do_not_matter(void **state)
+{
+    (void)state;
+    struct random r = {59};
+    for (int isa = ISA_PLAIN; isa < ISA_COUNT; isa++) {
+        const struct kernels *kernels = kernels_get((enum isa)isa);
+        for (int round = 0; kernels && round < 24; round++) {
+            struct fixture f;
+            fill(&f, &r, kernels, 1u << round % 4);
+            size_t bytes = f.queries * f.dim * 4, seen = f.chunks * CHUNK_TOKENS - 5;
+            for (size_t i = 0; i < f.queries; i++)
+                f.visible[i] = f.visible[i] < seen ? f.visible[i] : (uint32_t)seen;
+            f.visible[0] = (uint32_t)seen;
+            float *before = room(bytes), *after = room(bytes);
+            run(kernels, &f, before, f.queries);
+            struct attention_chunk *c = &f.table[f.chunks - 1];
+            if (c->level < 16) {
+                uint16_t *scales = (uint16_t *)(uintptr_t)codec_scales(c->data, c->level, f.dim);
+                for (size_t t = 11; t < CHUNK_TOKENS; t++)
+                    scales[t] = scales[CHUNK_TOKENS + t] = 0x7e00;
+            } else {
+                uint16_t *halves = (uint16_t *)(uintptr_t)c->data;
+                for (size_t t = 11; t < CHUNK_TOKENS; t++)
+                    for (size_t d = 0; d < f.dim; d++)
+                        halves[d * CHUNK_TOKENS + t] = halves[(CHUNK_TOKENS + t) * f.dim + d] = 0x7e00;
+            }
+            run(kernels, &f, after, f.queries);
+            assert_memory_equal(before, after, bytes);
+            mem_free(before);
+            mem_free(after);
             drop(&f);
         }
     }
@@ -173,7 +400,7 @@ static void result_may_replace_query(void **state)
     const struct kernels *best = kernels_best();
     for (int round = 0; round < 20; round++) {
         struct fixture f;
-        fill(&f, &r, best);
+        fill(&f, &r, best, 15);
         size_t bytes = f.queries * f.dim * 4;
         float *out = room(bytes);
         run(best, &f, out, f.queries);
@@ -297,6 +524,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_is_attention),
         cmocka_unit_test(twins_agree),
+        cmocka_unit_test(rotation_stays_with_its_rows),
+        cmocka_unit_test(density_is_the_share_received),
+        cmocka_unit_test(density_leaves_out_what_is_no_number),
+        cmocka_unit_test(unseen_slots_do_not_matter),
         cmocka_unit_test(result_may_replace_query),
         cmocka_unit_test(stores_agree),
         cmocka_unit_test(rows_agree),

@@ -100,29 +100,32 @@ static void test_a_call(void **state)
 
     info = info_of(service, id);
     assert_int_equal(info.tokens, tokens);
-    assert_true(info.tokens_resident + 1 >= tokens && info.tokens_resident <= tokens);
+    if (!rig_stressed())
+        assert_true(info.tokens_resident + 1 >= tokens && info.tokens_resident <= tokens);
     assert_int_equal(info.chunks_resident, info.chunks_level16);
     assert_int_equal(info.chunks_resident, (info.tokens_resident + 15) / 16);
-    assert_true(info.bytes_resident > 0);
+    assert_true(rig_stressed() || info.bytes_resident > 0);
     assert_int_equal(info.record.turn_count, 1);
     context_info_deinit(&info);
 
     reply = rig_ask(service, me, id, rig_prompts[1], 3);
     assert_int_equal(r->turn, 1);
-    assert_true(r->cached_tokens + 1 >= tokens && r->cached_tokens <= tokens);
-    assert_int_equal(r->chunks_recomputed, 0);
-    assert_true(r->chunks_resident > 0);
+    if (!rig_stressed())
+        assert_true(r->cached_tokens + 1 >= tokens && r->cached_tokens <= tokens);
+    assert_true(rig_stressed() || r->chunks_recomputed == 0);
+    assert_true(r->chunks_resident + r->chunks_loaded + r->chunks_recomputed > 0);
     assert_int_equal(r->context_tokens, tokens + r->prompt_tokens + r->reply_tokens);
     rig_reply_deinit(&reply);
 
     struct service_status status;
     service_status(service, &status);
     assert_int_equal(status.contexts, 1);
-    assert_int_equal(status.contexts_resident, 1);
+    assert_true(rig_stressed() || status.contexts_resident == 1);
     assert_int_equal(status.calls_total, 2);
     assert_int_equal(status.calls_failed + status.calls_cancelled + status.calls_waiting, 0);
-    assert_true(status.kv_resident_bytes > 0 && status.kv_resident_bytes <= status.kv_budget_bytes);
-    assert_int_equal(status.recomputed_tokens_total, 0);
+    assert_true((rig_stressed() || status.kv_resident_bytes > 0) &&
+                status.kv_resident_bytes <= status.kv_budget_bytes);
+    assert_true(rig_stressed() || status.recomputed_tokens_total == 0);
     assert_int_equal(status.context_length, 2048);
     assert_int_equal(status.threads, 2);
 
@@ -162,11 +165,11 @@ static void switch_contexts(uint8_t level, const char *expected[RIG_TURNS])
     enum { CONTEXTS = 3 };
     char ids[CONTEXTS][JOURNAL_ID_BYTES], more[JOURNAL_ID_BYTES];
     struct service_options options = rig_options(directory);
-    options.kv_level = level;
+    options.kv_levels = level == 16 ? LEVELS_16 : LEVELS_8;
     options.kv_budget_bytes = 20 * (level == 16 ? 49152 : 26112); /* 320 tokens of pocket */
     struct service *service = rig_open(&options);
     struct service_status status;
-    uint64_t recomputed = 0, evicted = 0;
+    uint64_t recomputed = 0, back = 0, evicted = 0;
     for (int c = 0; c < CONTEXTS; c++)
         rig_new(service, me, rig_system_prompt, ids[c]);
     for (int t = 0; t < RIG_TURNS; t++)
@@ -177,32 +180,35 @@ static void switch_contexts(uint8_t level, const char *expected[RIG_TURNS])
             else
                 expected[t] = mem_strdup(reply.text.data);
             recomputed += reply.result.chunks_recomputed;
+            back += reply.result.chunks_recomputed + reply.result.chunks_loaded;
             rig_reply_deinit(&reply);
             service_status(service, &status);
             assert_true(status.kv_resident_bytes <= status.kv_budget_bytes);
             evicted = status.evicted_bytes_total;
         }
-    assert_true(recomputed > 0 && evicted > 0);
+    assert_true(back > 0 && evicted > 0);
     assert_int_equal(status.chunks_recomputed_total, recomputed);
-    assert_true(status.recomputed_tokens_total > 0);
+    assert_true((status.recomputed_tokens_total > 0) == (recomputed > 0));
 
     /* it comes back by being prepared, too */
     struct call_params params = {.prepare = true};
     struct rig_reply reply = rig_call(service, me, ids[0], &params);
     assert_int_equal(reply.result.code, 0);
-    assert_true(reply.result.chunks_recomputed > 0);
+    assert_true(reply.result.chunks_recomputed + reply.result.chunks_loaded > 0);
     assert_int_equal(reply.text.length, 0);
     rig_reply_deinit(&reply);
     reply = rig_ask(service, me, ids[0], "And now?", 1);
-    assert_int_equal(reply.result.chunks_recomputed, 0);
-    assert_true(reply.result.chunks_resident > 0);
+    if (!rig_stressed()) {
+        assert_int_equal(reply.result.chunks_recomputed + reply.result.chunks_loaded, 0);
+        assert_true(reply.result.chunks_resident > 0);
+    }
     rig_reply_deinit(&reply);
     rig_new(service, me, rig_system_prompt, more); /* so does the system prompt of a fresh one */
     reply = rig_call(service, me, more, &params);
     assert_int_equal(reply.result.code, 0);
     rig_reply_deinit(&reply);
     struct context_info info = info_of(service, more);
-    assert_true(info.tokens > 0 && info.tokens_resident == info.tokens);
+    assert_true(info.tokens > 0 && (rig_stressed() || info.tokens_resident == info.tokens));
     assert_int_equal(info.record.turn_count, 0);
     context_info_deinit(&info);
     service_close(service);
@@ -382,7 +388,7 @@ static bool cancel_in_the_middle(struct service *service, char id[JOURNAL_ID_BYT
             assert_int_equal(after.record.window_turn, before.record.window_turn);
             assert_true(after.tokens_resident <= after.tokens);
             if (!slid)
-                assert_true(after.tokens_resident >= before.tokens_resident);
+                assert_true(rig_stressed() || after.tokens_resident >= before.tokens_resident);
             assert_false(after.busy);
             context_info_deinit(&after);
         }
@@ -581,9 +587,9 @@ static void test_fork(void **state)
     service_status(service, &before);
     assert_int_equal(service_context_fork(service, me, id, NULL, &copy, NULL), 0);
     service_status(service, &after);
-    assert_int_equal(after.kv_resident_bytes, before.kv_resident_bytes); /* shared */
+    assert_true(after.kv_resident_bytes <= before.kv_resident_bytes); /* shared */
     assert_int_equal(after.contexts, before.contexts + 1);
-    assert_true(copy.tokens_resident > 0 && copy.tokens_resident + 1 >= copy.tokens);
+    assert_true(rig_stressed() || (copy.tokens_resident > 0 && copy.tokens_resident + 1 >= copy.tokens));
     info = info_of(service, id);
     assert_int_equal(info.tokens, copy.tokens);
     assert_int_equal(info.tokens_resident, copy.tokens_resident);

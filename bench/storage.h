@@ -1,0 +1,26 @@
+/* How fast the storage under a directory reads, past the page cache; and a directory of a run's own. */
+#ifndef LLMS_BENCH_STORAGE_H
+#define LLMS_BENCH_STORAGE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+struct storage {
+    double bytes_per_s;
+    bool direct; /* false: the file system refuses direct reads, so that the page cache is in the figure */
+    bool memory; /* the directory lies in memory (tmpfs) */
+};
+
+/* Writes a file of `bytes` (a multiple of 1 MiB) into directory and reads it once from its beginning, several
+ * large requests at once. A limit set by aio_set_limit counts. */
+int storage_measure(const char *directory, uint64_t bytes, struct storage *out, struct error *error);
+
+/* Makes a new directory PARENT/llms-bench-XXXXXX, PARENT too where it is missing; *path is the caller's to
+ * mem_free. */
+int storage_directory(const char *parent, char **path, struct error *error);
+/* Removes a directory with all that is in it, as far as that goes. */
+int storage_remove(const char *path);
+
+#endif
