@@ -13,7 +13,8 @@
 #include "service/service_internal.h"
 
 /* The first chunks hold what all tokens attend to whatever it says (attention sinks), the newest are read
- * most: they keep their level until they are neither. */
+ * most: they keep their level until they are neither. The ratio is that of the chunks between, so that a
+ * short context, whose few chunks cost little, does not pay for them with its precision. */
 enum { KEEP_FIRST = 1, KEEP_NEWEST = 2 };
 
 static const uint8_t level_of[4] = {16, 8, 4, 2};
@@ -21,6 +22,17 @@ static const uint8_t level_of[4] = {16, 8, 4, 2};
 static bool lowers(const struct service *service)
 {
     return service->policy->levels.rule != LEVELS_KEEP;
+}
+
+/* The chunks whose levels are chosen: sequence->chunks[*first] and on, returns how many. */
+static size_t tolerant(const struct service *service, const struct kv_sequence *sequence, size_t *first)
+{
+    size_t count = kv_chunks_of(sequence->tokens);
+    *first = 0;
+    if (service->policy->levels.rule == LEVELS_FIXED) /* all at one level, for comparison */
+        return count;
+    *first = KEEP_FIRST;
+    return count > KEEP_FIRST + KEEP_NEWEST ? count - KEEP_FIRST - KEEP_NEWEST : 0;
 }
 
 static bool may_lower(const struct kv_chunk *chunk)
@@ -36,7 +48,8 @@ static bool allowed(const struct service *service, int index, const struct kv_ch
 /* Measures one level of one chunk that was not measured yet. */
 static bool measure_one(struct service *service, struct context *context)
 {
-    for (size_t i = 0; i < context->sequence.chunk_count; i++) {
+    size_t first, count = tolerant(service, &context->sequence, &first);
+    for (size_t i = first; i < first + count; i++) {
         struct kv_chunk *chunk = context->sequence.chunks[i];
         for (int k = 0; k < 4 && may_lower(chunk) && chunk->level == service->kv_level; k++) {
             if (chunk->damage[k] >= 0 || !allowed(service, k, chunk))
@@ -62,37 +75,35 @@ static double damage_from(const struct kv_chunk *chunk, uint8_t level, int k)
     return chunk->damage[k] < 0 ? -1 : chunk->damage[k] > before ? chunk->damage[k] - before : 0;
 }
 
-/* Whether the context takes more than its levels' ratio grants. */
+static uint8_t level_now(const struct service *service, const struct kv_chunk *chunk)
+{
+    return chunk->data ? chunk->level : chunk->stored_level ? chunk->stored_level : service->kv_level;
+}
+
+/* Whether its tolerant chunks take more than the levels' ratio grants them. */
 static bool over_budget(const struct service *service, const struct context *context)
 {
     const struct kv_geometry *geometry = kv_pool_geometry(service->pool);
-    size_t count = kv_chunks_of(context->sequence.tokens);
+    size_t first, count = tolerant(service, &context->sequence, &first);
     uint64_t bytes = 0;
-    for (size_t i = 0; i < count; i++) {
-        const struct kv_chunk *chunk = context->sequence.chunks[i];
-        uint8_t level = chunk->data           ? chunk->level
-                        : chunk->stored_level ? chunk->stored_level
-                                              : service->kv_level;
-        bytes += kv_chunk_bytes(geometry, level);
-    }
+    for (size_t i = first; i < first + count; i++)
+        bytes += kv_chunk_bytes(geometry, level_now(service, context->sequence.chunks[i]));
     return bytes > levels_budget(service->policy->levels.ratio, geometry, count);
 }
 
-static int choose(struct service *service, struct context *context, uint8_t *levels)
+/* The levels of `count` chunks from `first` on. */
+static int choose(struct service *service, struct context *context, size_t first, size_t count,
+                  uint8_t *levels)
 {
-    const struct kv_sequence *sequence = &context->sequence;
-    size_t count = kv_chunks_of(sequence->tokens);
     struct levels_chunk *facts = mem_calloc(count, sizeof *facts);
     if (!facts)
         return -ENOMEM;
     for (size_t i = 0; i < count; i++) {
-        const struct kv_chunk *chunk = sequence->chunks[i];
+        const struct kv_chunk *chunk = context->sequence.chunks[first + i];
         facts[i] = (struct levels_chunk){
             .density = kv_chunk_density(chunk),
-            .level = chunk->data           ? chunk->level
-                     : chunk->stored_level ? chunk->stored_level
-                                           : service->kv_level,
-            .keep = !may_lower(chunk) || i < KEEP_FIRST || i + KEEP_NEWEST >= count,
+            .level = level_now(service, chunk),
+            .keep = !may_lower(chunk),
         };
         for (int k = 0; k < 4; k++)
             facts[i].damage[k] = damage_from(chunk, facts[i].level, k);
@@ -118,13 +129,12 @@ static int lower(struct service *service, struct kv_chunk *chunk, uint8_t level)
 /* Lowers one chunk that is above its level. */
 static bool lower_one(struct service *service, struct context *context)
 {
-    struct kv_sequence *sequence = &context->sequence;
-    size_t count = kv_chunks_of(sequence->tokens);
+    size_t first, count = tolerant(service, &context->sequence, &first);
     uint8_t *levels = mem_alloc(count);
     bool done = false;
-    if (levels && choose(service, context, levels) == 0)
+    if (levels && choose(service, context, first, count, levels) == 0)
         for (size_t i = 0; i < count && !done; i++) {
-            struct kv_chunk *chunk = sequence->chunks[i];
+            struct kv_chunk *chunk = context->sequence.chunks[first + i];
             if (may_lower(chunk) && levels[i] < chunk->level)
                 done = lower(service, chunk, levels[i]) == 0;
         }
