@@ -15,8 +15,6 @@
 
 #include "base/array.h"
 
-extern char **environ;
-
 enum { LIST_BYTES = 512 };
 
 /* "16,512" of the tests' prompt sizes, or of what they generate; "0" if there are none. */

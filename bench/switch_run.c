@@ -206,6 +206,8 @@ static int fill(struct runner *r, struct bench_context *context, struct error *e
 
 static int fill_all(struct runner *r, struct error *error)
 {
+    if (!r->contexts)
+        return error_set(error, -ENOMEM, "out of memory");
     int code = 0;
     for (uint32_t i = 0; i < r->options->contexts && code == 0; i++) {
         struct bench_context *context = &r->contexts[i];

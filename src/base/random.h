@@ -23,10 +23,10 @@ static inline double random_unit(struct random *random)
     return (double)(random_next(random) >> 11) * 0x1p-53;
 }
 
-/* Uniform in [0, n), n > 0. */
+/* Uniform in [0, n); 0 where n is 0. */
 static inline uint64_t random_below(struct random *random, uint64_t n)
 {
-    return random_next(random) % n;
+    return n ? random_next(random) % n : 0;
 }
 
 #endif

@@ -14,6 +14,7 @@
 #include "base/half.h"
 #include "kernels/codec.h"
 
+/* NOLINTNEXTLINE(bugprone-macro-parentheses): t is declared here */
 #define LANES(t) for (size_t t = 0; t < CODEC_SLOTS; t++)
 
 enum { SCALES_TRIED = 8 };

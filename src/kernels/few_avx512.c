@@ -263,6 +263,8 @@ static void last_rows(const struct matmul *m, few_fn *run, const unsigned char *
         few_tokens_at(m, column, f);
         run(f);
     }
+    f->rows = NULL; /* copy ends here */
+    f->ahead = 0;
 }
 
 static void store_sums(const struct matmul *m, size_t row, size_t rows, const float *sums)

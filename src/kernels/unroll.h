@@ -11,6 +11,7 @@
 #else
 #define UNROLL _Pragma("GCC unroll 64")
 #endif
+/* NOLINTNEXTLINE(bugprone-macro-parentheses): i is declared here */
 #define UNROLL_FOR(i, count) UNROLL for (int i = 0; i < (count); i++)
 
 /* After a step of a sum in a vector register (x86): keeps the compiler from adding the steps in another

@@ -68,12 +68,16 @@ static void give_up(struct pressure *p, const char *why)
 static double read_avg10(int descriptor)
 {
     char text[256];
-    double percent;
+    static const char before[] = "some avg10=";
     ssize_t n = pread(descriptor, text, sizeof text - 1, 0);
     if (n <= 0)
         return -1;
     text[n] = '\0';
-    return sscanf(text, "some avg10=%lf", &percent) == 1 && percent >= 0 ? percent : -1;
+    if (strncmp(text, before, sizeof before - 1) != 0)
+        return -1;
+    char *end;
+    double percent = strtod(text + sizeof before - 1, &end);
+    return end != text + sizeof before - 1 && percent >= 0 ? percent : -1;
 }
 
 static void look(struct pressure *p)
