@@ -408,7 +408,7 @@ static void flip(const char *path)
 
 static void flip_header(const char *path)
 {
-    unsigned char byte;
+    unsigned char byte = 0;
     int fd = open(path, O_RDWR);
     assert_true(fd >= 0 && pread(fd, &byte, 1, 70) == 1);
     byte ^= 4;
