@@ -33,7 +33,7 @@ check:
 
 bench: build
 	$(BUILD)/llms-bench speed --model $(MODEL)
-	$(BUILD)/llms-bench quality --model $(MODEL)
+	$(BUILD)/llms-bench switch --model $(MODEL) --contexts 8 --tokens 1500 --budget 6M --policy llms,int4,vllm-sq,lmk
 
 install:
 	@tools/install-dependencies
