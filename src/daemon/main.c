@@ -174,6 +174,9 @@ static void report_ready(struct service *service, const struct options *options,
              ms, model->name, model->architecture, model->type, (double)model->parameters / 1e6,
              status.context_length, (double)status.kv_budget_bytes / (1 << 20), status.policy, status.threads,
              status.isa, options->state_directory);
+    if (!model->chat_recognised)
+        log_warning("%s has no chat template that is known here: its conversations are written as %s",
+                    model->name, chat_template_name(model->chat));
     systemd_notify("READY=1\nSTATUS=Serving %s (%s)", model->name, model->type);
 }
 
