@@ -228,16 +228,6 @@ static int run_types(struct setup *s, const char *name, const struct bench_list 
     return status;
 }
 
-static const struct kernels *kernels_named(const char *name)
-{
-    for (int isa = 0; isa < ISA_COUNT; isa++) {
-        const struct kernels *k = kernels_get((enum isa)isa);
-        if (k && strcmp(k->name, name) == 0)
-            return k;
-    }
-    return NULL;
-}
-
 int bench_kernels(int argc, char **argv)
 {
     const char *type = NULL, *isa = NULL;

@@ -15,7 +15,7 @@
 
 #include "base/array.h"
 
-enum { LIST_BYTES = 512 };
+enum { LIST_BYTES = 512, LIMIT_ARGUMENTS = 8 };
 
 /* "16,512" of the tests' prompt sizes, or of what they generate; "0" if there are none. */
 static void list(const struct peer_test *tests, size_t count, int generate, char out[LIST_BYTES])
@@ -57,6 +57,49 @@ int peer_start(char *const argv[], int *output, pid_t *pid)
 void peer_show(const char *directories)
 {
     setenv("PEER_BIND", directories, 1);
+}
+
+static const char *limit;
+
+void peer_limit(const char *isa)
+{
+    limit = isa;
+}
+
+/* A shell's pattern of the back ends that may stay; it picks the best of what is there. */
+static const char *backends(const char *isa)
+{
+    static const char *const kept[][2] = {{"plain", "*-x64.so"},
+                                          {"avx2", "*-haswell.so"},
+                                          {"avxvnni", "*-haswell.so|*-alderlake.so"},
+                                          {"avx512", "*-haswell.so|*-icelake.so|*-cascadelake.so|*-zen4.so"}};
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
+        if (strcmp(isa, kept[i][0]) == 0)
+            return kept[i][1];
+    return "*";
+}
+
+/* Puts what hides back ends before a tool's name: at most LIMIT_ARGUMENTS; returns how many. */
+static size_t put_limit(const char *path, const char **argv, char script[LIST_BYTES])
+{
+    size_t count = 0;
+    if (limit) {
+        snprintf(script, LIST_BYTES,
+                 "for f in /usr/lib/*/ggml/backends*/libggml-cpu-*.so; do case $f in %s) ;; "
+                 "*) mount --bind /dev/null \"$f\" || exit 1 ;; esac; done; exec \"$@\"",
+                 backends(limit));
+        argv[count++] = "/usr/bin/unshare";
+        argv[count++] = "--mount";
+    }
+    argv[count++] = path;
+    argv[count++] = "run";
+    if (limit) {
+        argv[count++] = "sh";
+        argv[count++] = "-c";
+        argv[count++] = script;
+        argv[count++] = "sh";
+    }
+    return count;
 }
 
 static int read_all(int descriptor, struct buffer *out)
@@ -125,7 +168,8 @@ static void show_model(const char *model)
 int peer_bench(const char *path, const char *model, uint64_t depth, unsigned threads, struct peer_test *tests,
                size_t count, struct error *error)
 {
-    char full[PATH_MAX], prompts[LIST_BYTES], generates[LIST_BYTES], depth_text[24], threads_text[16];
+    char full[PATH_MAX], prompts[LIST_BYTES], generates[LIST_BYTES], script[LIST_BYTES], depth_text[24],
+        threads_text[16];
     struct buffer out = {0};
     if (!realpath(model, full))
         return error_set(error, -errno, "%s: %s", model, strerror(errno));
@@ -134,8 +178,10 @@ int peer_bench(const char *path, const char *model, uint64_t depth, unsigned thr
     snprintf(depth_text, sizeof depth_text, "%" PRIu64, depth);
     snprintf(threads_text, sizeof threads_text, "%u", threads);
     show_model(full);
-    const char *argv[] = {path,       "run", "llama-bench", "-m", full, "-p", prompts, "-n", generates, "-d",
-                          depth_text, "-t",  threads_text,  "-r", "1",  "-o", "json",  NULL};
+    const char *tool[] = {"llama-bench", "-m", full,         "-p", prompts, "-n", generates, "-d",
+                          depth_text,    "-t", threads_text, "-r", "1",     "-o", "json",    NULL};
+    const char *argv[LIMIT_ARGUMENTS + sizeof tool / sizeof *tool];
+    memcpy(argv + put_limit(path, argv, script), tool, sizeof tool);
     int code = run((char *const *)(uintptr_t)argv, &out, error);
     if (code == 0 && (code = take_results(&out, tests, count)) < 0)
         error_set(error, code, "%s: llama-bench did not report what it was asked for", path);

@@ -13,6 +13,11 @@ struct peer_test {
     double tokens_per_s;       /* set by peer_bench */
 };
 
+/* The instruction set the peer may use from now on, as kernels_named() calls it; NULL: any. Its CPU back ends
+ * are files of their own: those above it are hidden from its tools, in mounts that only they see (needs root,
+ * as the tool does). */
+void peer_limit(const char *isa);
+
 /* Runs `PATH run llama-bench` once over the tests, each behind `depth` tokens. path: a peer-llama-cpp. */
 int peer_bench(const char *path, const char *model, uint64_t depth, unsigned threads, struct peer_test *tests,
                size_t count, struct error *error);

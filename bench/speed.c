@@ -15,6 +15,7 @@
 #include "base/random.h"
 #include "base/workers.h"
 #include "bench.h"
+#include "kernels/kernels.h"
 #include "peer.h"
 #include "run.h"
 
@@ -38,6 +39,7 @@ struct test {
 struct speed {
     const char *model;
     const char *peer; /* NULL: none */
+    const char *isa;  /* NULL: the best */
     struct bench_list prompts, depths, threads;
     uint64_t generate, repeats, level;
     struct test *tests;
@@ -308,6 +310,7 @@ int bench_speed(int argc, char **argv)
          REPEATS_MAX},
         {"kv-level", BENCH_NUMBER, &speed.level, "16|8", "KV in FP16 or INT8 (default 16)", 8, 16},
         {"peer", BENCH_TEXT, &speed.peer, "PATH", "a peer-llama-cpp: its llama-bench runs in turn with us"},
+        {"isa", BENCH_TEXT, &speed.isa, "NAME", "plain, avx2 or avx512 at most, here and at the peer"},
         {"json", BENCH_FLAG, &json, NULL, "one JSON document: {\"runs\": [...]}"},
     };
     const struct bench_usage usage = {"speed", "Measures tokens a second.", NULL, options,
@@ -317,6 +320,12 @@ int bench_speed(int argc, char **argv)
         return status;
     if (speed.level != 16 && speed.level != 8)
         return bench_misuse("speed", "--kv-level: 16 or 8");
+    if (speed.isa && !kernels_named(speed.isa))
+        return bench_misuse("speed", "--isa: '%s' is not an instruction set this machine has", speed.isa);
+    if (speed.isa) {
+        setenv("LLMS_ISA", speed.isa, 1); /* for the engine */
+        peer_limit(speed.isa);
+    }
     bool lenient = speed.depths.count == 0;
     if (lenient)
         speed.depths = (struct bench_list){2, {0, 2048}};

@@ -86,6 +86,16 @@ const struct kernels *kernels_get(enum isa isa)
     return NULL;
 }
 
+const struct kernels *kernels_named(const char *name)
+{
+    for (int isa = 0; isa < ISA_COUNT; isa++) {
+        const struct kernels *k = kernels_get((enum isa)isa);
+        if (k && strcmp(k->name, name) == 0)
+            return k;
+    }
+    return NULL;
+}
+
 const struct kernels *kernels_best(void)
 {
     static const char *const names[ISA_COUNT] = {"plain", "avx2", "avx512"};

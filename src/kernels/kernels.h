@@ -61,7 +61,8 @@ struct kernels {
 enum pack kernels_pack_of(enum dtype weights);
 size_t kernels_packed_bytes(enum pack pack, size_t columns); /* a multiple of 64 */
 
-const struct kernels *kernels_get(enum isa isa); /* NULL where this CPU or this build lacks it */
-const struct kernels *kernels_best(void);        /* the fastest; LLMS_ISA=plain|avx2|avx512 limits it */
+const struct kernels *kernels_get(enum isa isa);       /* NULL where this CPU or this build lacks it */
+const struct kernels *kernels_named(const char *name); /* by kernels.name; NULL likewise */
+const struct kernels *kernels_best(void);              /* the fastest; LLMS_ISA=plain|avx2|avx512 limits it */
 
 #endif
