@@ -19,6 +19,7 @@ int bench_logits(int argc, char **argv);
 int bench_tokens(int argc, char **argv);
 int bench_speed(int argc, char **argv);
 int bench_switch(int argc, char **argv);
+int bench_quality(int argc, char **argv);
 
 /* ---- options ---- */
 

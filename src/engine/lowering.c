@@ -1,0 +1,136 @@
+/* See lowering.h. */
+#include "engine/lowering.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+enum { KEEP_FIRST = 1, KEEP_NEWEST = 2 };
+
+static const uint8_t level_of[4] = {16, 8, 4, 2};
+
+/* The chunks whose levels are chosen: sequence->chunks[*first] and on, returns how many. */
+static size_t tolerant(const struct lowering *l, const struct kv_sequence *sequence, size_t *first)
+{
+    size_t count = kv_chunks_of(sequence->tokens);
+    *first = 0;
+    if (l->rules->rule == LEVELS_FIXED) /* all at one level, for comparison */
+        return count;
+    *first = KEEP_FIRST;
+    return count > KEEP_FIRST + KEEP_NEWEST ? count - KEEP_FIRST - KEEP_NEWEST : 0;
+}
+
+static bool may_lower(const struct kv_chunk *chunk)
+{
+    return chunk->data && !chunk->writing && !chunk->locked && chunk->tokens == KV_CHUNK_TOKENS;
+}
+
+static bool allowed(const struct lowering *l, int index, const struct kv_chunk *chunk)
+{
+    return (l->rules->allowed >> index & 1) && level_of[index] < chunk->level;
+}
+
+/* Measures one level of one chunk that was not measured yet. */
+static bool measure_one(const struct lowering *l, struct kv_sequence *sequence)
+{
+    size_t first, count = tolerant(l, sequence, &first);
+    for (size_t i = first; i < first + count; i++) {
+        struct kv_chunk *chunk = sequence->chunks[i];
+        for (int k = 0; k < 4 && may_lower(chunk) && chunk->level == l->write_level; k++) {
+            if (chunk->damage[k] >= 0 || !allowed(l, k, chunk))
+                continue;
+            chunk->damage[k] =
+                engine_lower(l->engine, chunk->data, chunk->level, chunk->tokens, l->room, level_of[k]);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What lowering from `level` to level_of[k] would add: damage is measured once, from the level the chunk was
+ * written at. Negative: not known (a chunk that came back from flash), and kv/levels.h takes its model. */
+static double damage_from(const struct kv_chunk *chunk, uint8_t level, int k)
+{
+    double before = 0;
+    if (level_of[k] >= level)
+        return 0;
+    for (int j = 0; j < k; j++)
+        if (level_of[j] == level && chunk->damage[j] > 0)
+            before = chunk->damage[j];
+    return chunk->damage[k] < 0 ? -1 : chunk->damage[k] > before ? chunk->damage[k] - before : 0;
+}
+
+static uint8_t level_now(const struct lowering *l, const struct kv_chunk *chunk)
+{
+    return chunk->data ? chunk->level : chunk->stored_level ? chunk->stored_level : l->write_level;
+}
+
+/* Whether its tolerant chunks take more than the levels' ratio grants them. */
+static bool over_budget(const struct lowering *l, const struct kv_sequence *sequence)
+{
+    const struct kv_geometry *geometry = kv_pool_geometry(l->pool);
+    size_t first, count = tolerant(l, sequence, &first);
+    uint64_t bytes = 0;
+    for (size_t i = first; i < first + count; i++)
+        bytes += kv_chunk_bytes(geometry, level_now(l, sequence->chunks[i]));
+    return bytes > levels_budget(l->rules->ratio, geometry, count);
+}
+
+/* The levels of `count` chunks from `first` on. */
+static int choose(const struct lowering *l, struct kv_sequence *sequence, size_t first, size_t count,
+                  uint8_t *levels)
+{
+    struct levels_chunk *facts = mem_calloc(count, sizeof *facts);
+    if (!facts)
+        return -ENOMEM;
+    for (size_t i = 0; i < count; i++) {
+        const struct kv_chunk *chunk = sequence->chunks[first + i];
+        facts[i] = (struct levels_chunk){
+            .density = kv_chunk_density(chunk),
+            .level = level_now(l, chunk),
+            .keep = !may_lower(chunk),
+        };
+        for (int k = 0; k < 4; k++)
+            facts[i].damage[k] = damage_from(chunk, facts[i].level, k);
+    }
+    levels_choose(l->rules, kv_pool_geometry(l->pool), facts, count, levels);
+    mem_free(facts);
+    return 0;
+}
+
+static int lower(const struct lowering *l, struct kv_chunk *chunk, uint8_t level)
+{
+    size_t bytes = kv_chunk_bytes(kv_pool_geometry(l->pool), level);
+    int code = 0;
+    engine_lower(l->engine, chunk->data, chunk->level, chunk->tokens, l->room, level);
+    void *data = kv_pool_claim(l->pool, level, &code);
+    if (!data)
+        return code; /* no room beside the old data: as it is until there is */
+    memcpy(data, l->room, bytes);
+    kv_chunk_replace(l->pool, chunk, data, level);
+    return 0;
+}
+
+/* Lowers one chunk that is above its level. */
+static bool lower_one(const struct lowering *l, struct kv_sequence *sequence)
+{
+    size_t first, count = tolerant(l, sequence, &first);
+    uint8_t *levels = mem_alloc(count);
+    bool done = false;
+    if (levels && choose(l, sequence, first, count, levels) == 0)
+        for (size_t i = 0; i < count && !done; i++) {
+            struct kv_chunk *chunk = sequence->chunks[first + i];
+            if (may_lower(chunk) && levels[i] < chunk->level)
+                done = lower(l, chunk, levels[i]) == 0;
+        }
+    mem_free(levels);
+    return done;
+}
+
+bool lowering_step(const struct lowering *l, struct kv_sequence *sequence)
+{
+    if (l->rules->rule == LEVELS_KEEP || (l->rules->rule == LEVELS_DAMAGE && !over_budget(l, sequence)))
+        return false;
+    return (l->rules->rule == LEVELS_DAMAGE && measure_one(l, sequence)) || lower_one(l, sequence);
+}
