@@ -39,6 +39,28 @@ static const struct kernels avx2 = {
     .add = add_avx2,
 };
 
+#ifdef HAVE_AVXVNNI
+static const struct kernels avxvnni = {
+    .name = "avxvnni",
+    .pack = pack_avx2,
+    .matmul = matmul_avxvnni,
+    .dequantize = dequantize_plain,
+    .attention = attention_avx2,
+    .store = store_avx2,
+    .codec = codec_avx2,
+    .rotate = rotate_avx2,
+    .rms_norm = rms_norm_avx2,
+    .swiglu = swiglu_avx2,
+    .add = add_avx2,
+};
+
+static bool has_avxvnni(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+}
+#endif
+
 static const struct kernels avx512 = {
     .name = "avx512",
     .pack = pack_avx512,
@@ -80,6 +102,10 @@ const struct kernels *kernels_get(enum isa isa)
 #ifdef HAVE_X86
     if (isa == ISA_AVX2)
         return has_avx2() ? &avx2 : NULL;
+#ifdef HAVE_AVXVNNI
+    if (isa == ISA_AVXVNNI)
+        return has_avx2() && has_avxvnni() ? &avxvnni : NULL;
+#endif
     if (isa == ISA_AVX512)
         return has_avx512() ? &avx512 : NULL;
 #endif
@@ -98,7 +124,7 @@ const struct kernels *kernels_named(const char *name)
 
 const struct kernels *kernels_best(void)
 {
-    static const char *const names[ISA_COUNT] = {"plain", "avx2", "avx512"};
+    static const char *const names[ISA_COUNT] = {"plain", "avx2", "avxvnni", "avx512"};
     const char *limit = getenv("LLMS_ISA");
     int isa = ISA_COUNT - 1;
     for (int i = 0; limit && i < ISA_COUNT; i++)

@@ -23,7 +23,8 @@
 
 #include "base/dtype.h"
 
-enum isa { ISA_PLAIN, ISA_AVX2, ISA_AVX512, ISA_COUNT };
+/* AVXVNNI: AVX2 with AVX-VNNI, as processors without AVX-512 have it. */
+enum isa { ISA_PLAIN, ISA_AVX2, ISA_AVXVNNI, ISA_AVX512, ISA_COUNT };
 
 enum pack { PACK_F32, PACK_Q32, PACK_Q256 };
 
@@ -42,7 +43,7 @@ struct attention;  /* attention.h */
 struct codec_head; /* codec.h */
 
 struct kernels {
-    const char *name;                                                        /* "plain", "avx2", "avx512" */
+    const char *name; /* "plain", "avx2", "avxvnni", "avx512" */
     void (*pack)(enum pack pack, const float *x, size_t columns, void *out); /* one token's row */
     void (*matmul)(const struct matmul *m, size_t row_begin, size_t row_end);
     void (*dequantize)(enum dtype type, const void *row, float *out,
@@ -63,6 +64,6 @@ size_t kernels_packed_bytes(enum pack pack, size_t columns); /* a multiple of 64
 
 const struct kernels *kernels_get(enum isa isa);       /* NULL where this CPU or this build lacks it */
 const struct kernels *kernels_named(const char *name); /* by kernels.name; NULL likewise */
-const struct kernels *kernels_best(void);              /* the fastest; LLMS_ISA=plain|avx2|avx512 limits it */
+const struct kernels *kernels_best(void);              /* the fastest; LLMS_ISA=NAME limits it */
 
 #endif

@@ -19,6 +19,7 @@ void add_plain(float *x, const float *y, size_t n);
 
 void pack_avx2(enum pack pack, const float *x, size_t columns, void *out);
 void matmul_avx2(const struct matmul *m, size_t row_begin, size_t row_end);
+void matmul_avxvnni(const struct matmul *m, size_t row_begin, size_t row_end);
 void attention_avx2(const struct attention *a);
 void store_avx2(void *data, uint8_t level, size_t dim, unsigned slot, const float *k, const float *v);
 double codec_avx2(const struct codec_head *head);

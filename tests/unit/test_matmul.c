@@ -598,7 +598,7 @@ static void plain_is_close(void **state)
 static void tables(void **state)
 {
     (void)state;
-    static const char *const names[] = {"plain", "avx2", "avx512"};
+    static const char *const names[] = {"plain", "avx2", "avxvnni", "avx512"};
     assert_non_null(kernels_get(ISA_PLAIN));
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         const struct kernels *k = kernels_get((enum isa)isa);
