@@ -20,6 +20,7 @@ int bench_tokens(int argc, char **argv);
 int bench_speed(int argc, char **argv);
 int bench_switch(int argc, char **argv);
 int bench_quality(int argc, char **argv);
+int bench_trace(int argc, char **argv);
 
 /* ---- options ---- */
 

@@ -12,6 +12,7 @@ static const struct {
     {"speed", bench_speed, "prompt and generation tokens a second, beside a peer if wanted"},
     {"switch", bench_switch, "what going from one context to another costs under one KV budget"},
     {"quality", bench_quality, "what keeping KV in fewer bits costs in perplexity and recall"},
+    {"trace", bench_trace, "the paper's trace of calls, replayed on a daemon"},
     {"logits", bench_logits, "the engine's own numbers after some tokens"},
     {"tokens", bench_tokens, "the token ids of a text"},
     {"model", bench_model, "write a GGUF with random weights in the shape of a known model"},

@@ -37,11 +37,13 @@ enum switch_kind {
 struct switch_call {
     enum switch_kind kind;
     uint32_t context;
-    bool warmup;     /* not counted */
-    uint64_t turn;   /* ordinal within the context */
-    size_t sent;     /* tokens of the context with this call's prompt */
-    uint64_t prompt; /* new ones of them */
-    double ms;       /* to the first token; of a restore: until the context was in */
+    bool warmup;         /* not counted */
+    uint64_t turn;       /* ordinal within the context */
+    size_t sent;         /* tokens of the context with this call's prompt */
+    struct tokens whole; /* they themselves, where they are not the first `sent` of the context's sequence:
+                            llms-bench trace, where contexts slide */
+    uint64_t prompt;     /* new ones of them */
+    double ms;           /* to the first token; of a restore: until the context was in */
     double queue_ms, stall_ms, plan_ms;
     uint64_t bytes_read;
     uint64_t resident, loaded, recomputed; /* chunks */

@@ -104,7 +104,7 @@ static double computed_tokens(const struct server *server)
     return tokens;
 }
 
-/* Lets it answer the first `count` tokens of a context with one token. */
+/* Lets it answer the first `count` of the tokens with one token. */
 static int complete(struct server *server, const struct tokens *tokens, size_t count, struct error *error)
 {
     struct buffer *body = &server->request;
@@ -152,8 +152,9 @@ static int repeat_call(struct server *server, const struct switch_call *call, st
         code = slot(server, "restore", call->context, error);
         before = clock_ms_since(start);
     }
+    const struct tokens *tokens = call->whole.count ? &call->whole : &server->run->sequences[call->context];
     if (code == 0)
-        code = complete(server, &server->run->sequences[call->context], call->sent, error);
+        code = complete(server, tokens, call->sent, error);
     if (code == 0 && !call->warmup) {
         out->ms[call->kind][out->count[call->kind]] = before + server->first_ms;
         out->computed[call->kind][out->count[call->kind]++] = computed_tokens(server);
@@ -219,6 +220,9 @@ static int spawn(struct server *server, const char *path, const char *model, uns
     for (size_t i = 0; i < server->run->context_count; i++)
         if (server->run->sequences[i].count > longest)
             longest = server->run->sequences[i].count;
+    for (size_t i = 0; i < server->run->call_count; i++)
+        if (server->run->calls[i].sent > longest)
+            longest = server->run->calls[i].sent;
     uint64_t budget_mb = (server->options->budget_bytes + (1 << 20) - 1) >> 20;
     snprintf(context, sizeof context, "%zu", longest + MARGIN_TOKENS);
     snprintf(threads, sizeof threads, "%u", server->run->threads);

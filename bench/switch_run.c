@@ -345,6 +345,8 @@ void switch_run_deinit(struct switch_run *run)
 {
     for (size_t i = 0; i < run->context_count; i++)
         tokens_deinit(&run->sequences[i]);
+    for (size_t i = 0; i < run->call_count; i++)
+        tokens_deinit(&run->calls[i].whole);
     mem_free(run->sequences);
     mem_free(run->filled);
     mem_free(run->calls);

@@ -42,13 +42,14 @@ static json_t *timings_json(const struct call_result *r)
 {
     uint64_t gaps = r->reply_tokens ? r->reply_tokens - 1 : 0; /* generate_ms: from the first to the last */
     return json_pack(
-        "{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:I,s:I,s:I}", "queue_ms", answer_number(r->queue_ms),
+        "{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I}", "queue_ms", answer_number(r->queue_ms),
         "switch_ms", answer_number(r->switch_ms), "stall_ms", answer_number(r->stall_ms), "prompt_ms",
         answer_number(r->prompt_ms), "ttft_ms", answer_number(r->ttft_ms), "generate_ms",
         answer_number(r->generate_ms), "total_ms", answer_number(r->total_ms), "prompt_tokens_per_s",
         answer_number(rate(r->prompt_tokens, r->prompt_ms)), "generate_tokens_per_s",
         answer_number(rate(gaps, r->generate_ms)), "chunks_resident", (json_int_t)r->chunks_resident,
-        "chunks_loaded", (json_int_t)r->chunks_loaded, "chunks_recomputed", (json_int_t)r->chunks_recomputed);
+        "chunks_loaded", (json_int_t)r->chunks_loaded, "chunks_recomputed", (json_int_t)r->chunks_recomputed,
+        "bytes_read", (json_int_t)r->bytes_read);
 }
 
 static json_t *call_json(const struct call_result *r, const char *id, uint64_t seed,

@@ -20,8 +20,10 @@
 #include "api/api.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/parse.h"
 #include "daemon/options.h"
 #include "daemon/systemd.h"
+#include "os/aio.h"
 #include "os/socket.h"
 #include "service/service.h"
 
@@ -139,6 +141,21 @@ static int open_api(const struct options *options, const struct systemd_sockets 
 
 /* ---- the model ---- */
 
+/* LLMS_EMULATE_STORAGE=BYTES: as on storage that moves so many a second, for benches. 0 or -EINVAL. */
+static int emulate_storage(struct error *error)
+{
+    const char *text = getenv("LLMS_EMULATE_STORAGE");
+    uint64_t bytes_per_s = 0;
+    if (!text || !*text)
+        return 0;
+    if (parse_u64(text, 1 << 20, UINT64_MAX, &bytes_per_s) < 0)
+        return error_set(error, -EINVAL, "LLMS_EMULATE_STORAGE=%.64s: not bytes a second, 1048576 or more",
+                         text);
+    aio_set_limit(bytes_per_s);
+    log_warning("emulating storage of %.0f MB/s", (double)bytes_per_s / 1e6);
+    return 0;
+}
+
 static void *load(void *argument)
 {
     struct loader *loader = argument;
@@ -210,7 +227,8 @@ static int serve(const struct options *options, const struct systemd_sockets *pa
     pthread_t thread;
     int signals = -1;
     uint64_t start_ns = clock_ns();
-    if (open_signals(&signals, &loader.error) < 0 || open_api(options, passed, &api, &loader.error) < 0) {
+    if (emulate_storage(&loader.error) < 0 || open_signals(&signals, &loader.error) < 0 ||
+        open_api(options, passed, &api, &loader.error) < 0) {
         api_destroy(api);
         return fail(&loader.error);
     }
