@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 import gguf
 import dialogues as base
+from network import Network, Shape
 from tokenizer import Tokenizer
 
 EDGES = (250, 500, 1000, 2000, 4096)
@@ -109,17 +110,26 @@ def line(figures):
     return "; ".join(f"{k} {part(v)}" for k, v in figures.items())
 
 
+def load_checkpoint(path):
+    saved = torch.load(path, map_location="cpu")
+    net = Network(Shape(**saved["shape"]))
+    net.load_state_dict(saved["optimiser"]["master"])
+    return net
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    a.add_argument("model", help="GGUF in F16")
+    a.add_argument("model", help="GGUF in F16, or a checkpoint of train")
     a.add_argument("--vocab", required=True)
     a.add_argument("--eval", required=True, help="cases of questions.py")
     a.add_argument("--cases", type=int, default=120)
     a.add_argument("--show", type=int, default=0, help="replies to print")
+    a.add_argument("--threads", type=int, default=2)
     a.add_argument("--float32", action="store_true", help="compute in float32 (slow on a CPU)")
     a = a.parse_args()
+    torch.set_num_threads(a.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    net = gguf.load(a.model).to(device)
+    net = (load_checkpoint if a.model.endswith(".pt") else gguf.load)(a.model).to(device)
     net = net if a.float32 else net.bfloat16()
     for key, value in evaluate(net, json.load(open(a.vocab)), a.eval, a.cases, a.show).items():
         print(line({key: value}))

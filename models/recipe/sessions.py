@@ -14,7 +14,11 @@ import tokenizer
 from dialogues import ACK, ASK, NAMES, NOTE, THINGS
 from phrases import *
 
-TEXT, RECALL, VALUE, REPLY, CHANCE = 1.0, 1.0, 4.0, 0.5, 0.1  # weights; set_weights() changes them
+# Weights of tokens: what is said; a reply that recalls, and the recalled words in it (set_weights()); a request made up, and
+# the values made up in it. "You have not" and "Your" must weigh the same: they are one decision.
+TEXT, RECALL, VALUE, REPLY, CHANCE = 1.0, 1.0, 4.0, 1.0, 0.2
+VARIED = 0.3  # of the dialogues have other values than in the dataset
+REFUSALS = 0.08  # of the questions at the end of a session
 
 
 def set_weights(value):
@@ -79,6 +83,9 @@ class Session:
             keys = list(self.known)
         if not keys:
             return refuse(self)
+        facts = [k for k in keys if k[0] == "fact"]
+        if len(facts) < len(keys):
+            keys = facts if facts and self.r.random() < 0.5 else [k for k in keys if k[0] != "fact"]
         if len(keys) > 3 and self.r.random() < far:
             keys = keys[: len(keys) // 2]
         key = self.r.choice(keys)
@@ -117,7 +124,7 @@ def asker(thing, value):
             s.reply(f"{value}", [value])
         else:
             s.question(s.r.choice(ASK_IF).format(t=thing))
-            s.reply(f"Yes, your {thing} is {value}.", ["Yes", value])
+            s.reply(f"Yes, your {thing} is {value}.", [value])
 
     return ask
 
@@ -262,7 +269,7 @@ def refuse(s):
         thing = fresh_thing(s)
         if thing:
             s.question(r.choice(ASK if r.random() < 0.6 else MORE_ASK + ASK_SHORT + ASK_IF).format(t=thing))
-            s.reply(f"You have not told me your {thing}.", ["You have not told me"])
+            s.reply(f"You have not told me your {thing}.")
     elif x < 0.8:
         slots = {k[1:] for k in s.known if k[0] == "fact"}
         domain, slot = r.choice(s.m.slots)
@@ -270,17 +277,17 @@ def refuse(s):
         if domain not in s.domains and not any(w == word for _, w in slots):
             slot = slot.replace("_", " ")
             s.question(r.choice(base.RECALL_Q).format(slot=slot, dom=word))
-            s.reply(f"You have not told me the {slot} for the {word}.", ["You have not told me"])
+            s.reply(f"You have not told me the {slot} for the {word}.")
     elif x < 0.9:
         name = r.choice(list(LISTS))
         if name not in s.lists:
             s.question(r.choice(LIST_ASK).format(n=name))
-            s.reply(f"You have not given me a {name}.", ["You have not given me"])
+            s.reply(f"You have not given me a {name}.")
     else:
         who, k = r.choice(PEOPLE), r.choice(list(PERSON_TELL))
         if ("person", who, k) not in s.known:
             s.question(r.choice(PERSON_ASK).format(k=k, w=who))
-            s.reply(f"You have not told me the {who}'s {k}.", ["You have not told me"])
+            s.reply(f"You have not told me the {who}'s {k}.")
 
 
 def summary(s):
@@ -340,7 +347,7 @@ def dialogue(s, m, insert, room):
             break
     else:
         return False
-    turns, facts = vary(r, d, m.pool)
+    turns, facts = vary(r, d, m.pool) if r.random() < VARIED else (d["turns"], d["facts"])
     for key in [k for k in s.known if k[0] == "fact" and k[2] in words]:
         s.known.pop(key)
     for i, (role, text) in enumerate(turns):
@@ -358,9 +365,9 @@ def dialogue(s, m, insert, room):
 
 
 INSERTS = [note, correction, lambda s: s.ask(0.3), refuse, listing, appointment, person, small_talk, repeat]
-INSERT_SHARES = [10, 2, 6, 1.5, 1, 1, 1, 0.5, 0.7]
+INSERT_SHARES = [10, 2, 6, 1, 1, 1, 1, 0.5, 0.7]
 DENSE = [note, correction, lambda s: s.ask(0.3), refuse, listing, appointment, person, repeat, summary, small_talk]
-DENSE_SHARES = [30, 6, 45, 6, 6, 6, 6, 8, 2, 1]
+DENSE_SHARES = [30, 6, 45, 4, 6, 6, 6, 8, 2, 1]
 
 
 class Material:
@@ -409,7 +416,7 @@ def converse(m, seed, tokens, kind):
         if r.random() < 0.2:
             summary(s)
         while len(s.ids) < tokens - 40:
-            refuse(s) if r.random() < 0.13 else s.ask(0.2)
+            refuse(s) if r.random() < REFUSALS else s.ask(0.2)
     return s
 
 
