@@ -239,7 +239,7 @@ int bench_kernels(int argc, char **argv)
         {"rows", BENCH_NUMBER, &s.rows, "N", "of the matrix (65536)", 1, 1 << 24},
         {"columns", BENCH_NUMBER, &s.columns, "N", "of the matrix (2048)", 1, 1 << 20},
         {"tokens", BENCH_NUMBERS, &tokens, "N,N", "multiplied at once (1,16,512)", 1, 8192},
-        {"isa", BENCH_TEXT, &isa, "NAME", "plain, avx2, avxvnni or avx512 (default: the best here)"},
+        {"isa", BENCH_TEXT, &isa, "NAME", "plain, avx2, avxvnni, avx512 or amx (default: the best here)"},
         {"threads", BENCH_NUMBER, &threads, "N", "that compute (default: the machine's)", 1, 64},
         {"json", BENCH_FLAG, &s.json, NULL, "one JSON document"},
     };

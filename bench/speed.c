@@ -310,7 +310,8 @@ int bench_speed(int argc, char **argv)
          REPEATS_MAX},
         {"kv-level", BENCH_NUMBER, &speed.level, "16|8", "KV in FP16 or INT8 (default 16)", 8, 16},
         {"peer", BENCH_TEXT, &speed.peer, "PATH", "a peer-llama-cpp: its llama-bench runs in turn with us"},
-        {"isa", BENCH_TEXT, &speed.isa, "NAME", "plain, avx2, avxvnni or avx512 at most, here and at the peer"},
+        {"isa", BENCH_TEXT, &speed.isa, "NAME",
+         "plain, avx2, avxvnni, avx512 or amx at most, here and at the peer"},
         {"json", BENCH_FLAG, &json, NULL, "one JSON document: {\"runs\": [...]}"},
     };
     const struct bench_usage usage = {"speed", "Measures tokens a second.", NULL, options,

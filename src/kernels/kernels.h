@@ -23,8 +23,8 @@
 
 #include "base/dtype.h"
 
-/* AVXVNNI: AVX2 with AVX-VNNI, as processors without AVX-512 have it. */
-enum isa { ISA_PLAIN, ISA_AVX2, ISA_AVXVNNI, ISA_AVX512, ISA_COUNT };
+/* AVXVNNI: AVX2 with AVX-VNNI, as processors without AVX-512 have it. AMX: AMX-INT8 beside AVX-512. */
+enum isa { ISA_PLAIN, ISA_AVX2, ISA_AVXVNNI, ISA_AVX512, ISA_AMX, ISA_COUNT };
 
 enum pack { PACK_F32, PACK_Q32, PACK_Q256 };
 
@@ -43,7 +43,7 @@ struct attention;  /* attention.h */
 struct codec_head; /* codec.h */
 
 struct kernels {
-    const char *name; /* "plain", "avx2", "avxvnni", "avx512" */
+    const char *name; /* "plain", "avx2", "avxvnni", "avx512", "amx" */
     void (*pack)(enum pack pack, const float *x, size_t columns, void *out); /* one token's row */
     void (*matmul)(const struct matmul *m, size_t row_begin, size_t row_end);
     void (*dequantize)(enum dtype type, const void *row, float *out,

@@ -17,7 +17,9 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "kernels/kernels.h"
+#include "kernels/kernels_internal.h"
 #include "kernels/pack.h"
+#include "kernels/selfcheck.h"
 
 static float normal(struct random *r)
 {
@@ -235,16 +237,36 @@ static void run_tokens(struct problem *p, const struct kernels *k)
     }
 }
 
+/* Every table this processor has, then the AMX kernel with tiles in plain C, which needs AVX-512 for the
+ * rest. NULL after the last. */
+static const struct kernels *next_twin(int *isa, struct kernels *made)
+{
+    while (*isa < ISA_COUNT) {
+        const struct kernels *k = kernels_get((enum isa)(*isa)++);
+        if (k)
+            return k;
+    }
+#ifdef HAVE_AMX_SOFTWARE
+    if ((*isa)++ == ISA_COUNT && kernels_get(ISA_AVX512)) {
+        *made = *kernels_get(ISA_AVX512);
+        made->name = "amx in software";
+        made->matmul = matmul_amx_software;
+        return made;
+    }
+#endif
+    (void)made;
+    return NULL;
+}
+
 static void check_twins(struct random *r, enum dtype type, enum flavour flavour, size_t rows, size_t columns,
                         size_t tokens)
 {
     struct problem p;
     problem_init(&p, r, type, flavour, rows, columns, tokens);
+    struct kernels made;
     kernels_get(ISA_PLAIN)->matmul(&p.m, 0, rows);
-    for (int isa = ISA_PLAIN; isa < ISA_COUNT; isa++) {
-        const struct kernels *k = kernels_get((enum isa)isa);
-        if (!k)
-            continue;
+    int isa = ISA_PLAIN;
+    for (const struct kernels *k; (k = next_twin(&isa, &made)) != NULL;) {
         run_pieces(&p, r, k);
         assert_same(&p, k->name);
         run_tokens(&p, k);
@@ -593,12 +615,37 @@ static void plain_is_close(void **state)
     }
 }
 
+/* ---- the check before an instruction set is used ---- */
+
+static void wrong_one_bit(const struct matmul *m, size_t row_begin, size_t row_end)
+{
+    matmul_plain(m, row_begin, row_end);
+    uint32_t bits;
+    float *last = &m->out[(m->tokens - 1) * m->out_stride + row_end - 1];
+    memcpy(&bits, last, 4);
+    bits ^= m->type == DTYPE_Q6_K;
+    memcpy(last, &bits, 4);
+}
+
+static void selfcheck_sees_a_bit(void **state)
+{
+    (void)state;
+    enum dtype type = DTYPE_F32;
+    assert_true(selfcheck_matmul(matmul_plain, &type));
+    assert_false(selfcheck_matmul(wrong_one_bit, &type));
+    assert_int_equal(type, DTYPE_Q6_K);
+#ifdef HAVE_AMX_SOFTWARE
+    if (kernels_get(ISA_AVX512))
+        assert_true(selfcheck_matmul(matmul_amx_software, &type));
+#endif
+}
+
 /* ---- the table ---- */
 
 static void tables(void **state)
 {
     (void)state;
-    static const char *const names[] = {"plain", "avx2", "avxvnni", "avx512"};
+    static const char *const names[] = {"plain", "avx2", "avxvnni", "avx512", "amx"};
     assert_non_null(kernels_get(ISA_PLAIN));
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         const struct kernels *k = kernels_get((enum isa)isa);
@@ -621,6 +668,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tables),
+        cmocka_unit_test(selfcheck_sees_a_bit),
         cmocka_unit_test(pack_by_hand),
         cmocka_unit_test(pack_is_close),
         cmocka_unit_test(pack_twins),
