@@ -25,7 +25,8 @@ INLINE __m512 load_scales(const uint16_t *scales)
 }
 
 /* Scores of `rows` queries over `count` neighbouring chunks of one level into scores[row * stride]. Two at
- * once give as many independent sums as few rows need to hide what each addition takes. */
+ * once give as many independent sums as few rows need to hide what each addition takes, and halve the loads
+ * of q that many rows need. */
 INLINE void score_chunks(const struct attention *a, const float *const *q, size_t rows,
                          const struct attention_chunk *c, size_t count, uint8_t level, float *scores,
                          size_t stride)
@@ -348,7 +349,7 @@ INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
             rotate_avx2(b->q_rotated + r * ATTENTION_DIM, a->dim);
         }
     for (size_t c = 0; c < b->chunks;) {
-        if (rows <= 4 && c + 1 < b->chunks && a->chunks[c].level == a->chunks[c + 1].level) {
+        if (c + 1 < b->chunks && a->chunks[c].level == a->chunks[c + 1].level) {
             score_some(b, q, rows, c, 2);
             c += 2;
         } else {
