@@ -1,9 +1,9 @@
 /* Matrix product, AVX-512 with VNNI; matmul_plain.c defines the canonical order.
  *
  * For quantised weights: two tiles of 16 rows by TILE_COLUMNS columns are unpacked (tile_avx512.h), then
- * groups of up to GROUP tokens are multiplied with them; sums of a block of tokens wait between stretches of
- * columns in `sums`. Every row is a lane and takes its blocks in ascending order, so the canonical order
- * holds by construction. */
+ * groups of up to GROUP tokens are multiplied with them, while the next rows are fetched from memory; sums of
+ * a block of tokens wait between stretches of columns in `sums`. Every row is a lane and takes its blocks in
+ * ascending order, so the canonical order holds by construction. */
 #include <string.h>
 
 #include "kernels/few_avx512.h"
@@ -19,14 +19,22 @@ enum { GROUP = 6, TOKENS = 256, PAIR = 2 * TILE_ROWS };
 struct group {
     const int8_t *codes; /* of the first token; the others follow stride bytes apart */
     size_t stride;
-    float *sums; /* [tokens][PAIR] */
+    float *sums;        /* [tokens][PAIR] */
+    uintptr_t ahead;    /* fetched from memory meanwhile; only an address: it may lie behind the weights */
+    size_t ahead_bytes; /* with each step */
     _Alignas(64) float scale[GROUP][TILE_COLUMNS / 32];
-    _Alignas(
-        64) int32_t start[GROUP][TILE_COLUMNS / 16]; /* -offset * sum of codes: where a dot product starts */
-    _Alignas(64) float shift[GROUP][TILE_COLUMNS / 32]; /* Q4_1, Q5_1: scale * sum of codes */
-    _Alignas(
-        64) int32_t pairs[GROUP][TILE_COLUMNS / 64]; /* Q4_K, Q5_K: sums of 2 x 32 codes as 16-bit halves */
+    /* Types with an offset: -offset * sum of codes, where a dot product starts. */
+    _Alignas(64) int32_t start[GROUP][TILE_COLUMNS / 16];
+    _Alignas(64) float shift[GROUP][TILE_COLUMNS / 32];   /* Q4_1, Q5_1: scale * sum of codes */
+    _Alignas(64) int32_t pairs[GROUP][TILE_COLUMNS / 64]; /* Q4_K, Q5_K: sums of 2 x 32 codes as halves */
 };
+
+ALWAYS_INLINE uintptr_t fetch(uintptr_t ahead, size_t bytes)
+{
+    for (uintptr_t at = ahead; at < ahead + bytes; at += 64)
+        _mm_prefetch((const char *)at, _MM_HINT_T0);
+    return ahead + bytes;
+}
 
 ALWAYS_INLINE __m512i four_codes(const struct group *g, int token, size_t at)
 {
@@ -53,11 +61,13 @@ ALWAYS_INLINE void product_32(bool minimums, int halves, int tokens, const struc
                               struct group *g)
 {
     __m512 sum[2][GROUP];
+    uintptr_t ahead = g->ahead;
     UNROLL_FOR (t, tokens)
         UNROLL_FOR (h, halves)
             sum[h][t] = _mm512_load_ps(g->sums + t * PAIR + h * TILE_ROWS);
     for (size_t b = 0; b < blocks; b++) {
         __m512i dot[2][GROUP];
+        ahead = fetch(ahead, g->ahead_bytes);
         UNROLL_FOR (t, tokens)
             UNROLL_FOR (h, halves)
                 dot[h][t] = minimums ? _mm512_setzero_si512() : _mm512_set1_epi32(g->start[t][b]);
@@ -106,6 +116,7 @@ ALWAYS_INLINE void product_256(bool minimums, int halves, int tokens, const stru
                                struct group *g)
 {
     const size_t parts = minimums ? 8 : 16;
+    uintptr_t ahead = g->ahead;
     for (size_t b = 0; b < blocks; b++) {
         __m512i total[2][GROUP];
         UNROLL_FOR (t, tokens)
@@ -113,6 +124,7 @@ ALWAYS_INLINE void product_256(bool minimums, int halves, int tokens, const stru
                 total[h][t] = _mm512_setzero_si512();
         for (size_t p = parts * b; p < parts * (b + 1); p++) {
             __m512i dot[2][GROUP];
+            ahead = fetch(ahead, g->ahead_bytes);
             UNROLL_FOR (t, tokens)
                 UNROLL_FOR (h, halves)
                     dot[h][t] = minimums ? _mm512_setzero_si512() : _mm512_set1_epi32(g->start[t][p]);
@@ -160,8 +172,10 @@ struct plan {
     const struct matmul *m;
     tile_unpack_fn *unpack;
     product_fn *const (*product)[GROUP];
-    size_t block, block_bytes, row_bytes, packed_bytes;
-    int offset; /* on the codes in a tile */
+    size_t block, block_bytes, row_bytes;
+    size_t packed_bytes, scales_at, sums_at; /* of a token's packed row */
+    size_t steps;    /* in which a block's product is done; with each some memory is fetched */
+    int offset_bits; /* the codes' offset in a tile is 1 << offset_bits, where the type has one */
 };
 
 static struct plan plan_of(const struct matmul *m)
@@ -172,7 +186,16 @@ static struct plan plan_of(const struct matmul *m)
                      .block = info->block_values,
                      .block_bytes = info->block_bytes,
                      .row_bytes = dtype_row_bytes(m->type, m->columns),
-                     .packed_bytes = kernels_packed_bytes(kernels_pack_of(m->type), m->columns)};
+                     .packed_bytes = kernels_packed_bytes(kernels_pack_of(m->type), m->columns),
+                     .steps = 1};
+    if (p.block == 32) {
+        p.scales_at = pack_q32_scales_at(m->columns);
+        p.sums_at = pack_q32_sums_at(m->columns);
+    } else {
+        p.scales_at = pack_q256_scales_at(m->columns);
+        p.sums_at = pack_q256_sums_at(m->columns);
+        p.steps = m->type == DTYPE_Q6_K ? 16 : 8;
+    }
     switch (m->type) {
     case DTYPE_Q4_1:
     case DTYPE_Q5_1:
@@ -184,11 +207,11 @@ static struct plan plan_of(const struct matmul *m)
         break;
     case DTYPE_Q6_K:
         p.product = centred_256;
-        p.offset = 32;
+        p.offset_bits = 5;
         break;
     default:
         p.product = centred_32;
-        p.offset = m->type == DTYPE_Q8_0 ? 128 : m->type == DTYPE_Q4_0 ? 8 : 16;
+        p.offset_bits = m->type == DTYPE_Q8_0 ? 7 : m->type == DTYPE_Q4_0 ? 3 : 4;
     }
     return p;
 }
@@ -196,24 +219,29 @@ static struct plan plan_of(const struct matmul *m)
 static void prepare_32(const struct plan *p, const unsigned char *x, size_t column, int t, struct group *g)
 {
     size_t at = column / 32 * 4;
-    __m512 scale = _mm512_load_ps(x + pack_q32_scales_at(p->m->columns) + at);
-    __m512i sums = _mm512_load_si512(x + pack_q32_sums_at(p->m->columns) + at);
+    __m512 scale = _mm512_load_ps(x + p->scales_at + at);
+    __m512i sums = _mm512_load_si512(x + p->sums_at + at);
     _mm512_store_ps(g->scale[t], scale);
-    _mm512_store_si512(g->start[t], _mm512_mullo_epi32(sums, _mm512_set1_epi32(-p->offset)));
-    _mm512_store_ps(g->shift[t], _mm512_mul_ps(scale, _mm512_cvtepi32_ps(sums)));
+    if (p->offset_bits)
+        _mm512_store_si512(g->start[t],
+                           _mm512_sub_epi32(_mm512_setzero_si512(),
+                                            _mm512_sll_epi32(sums, _mm_cvtsi32_si128(p->offset_bits))));
+    else
+        _mm512_store_ps(g->shift[t], _mm512_mul_ps(scale, _mm512_cvtepi32_ps(sums)));
 }
 
 static void prepare_256(const struct plan *p, const unsigned char *x, size_t column, int t, struct group *g)
 {
-    const float *scales = (const float *)(x + pack_q256_scales_at(p->m->columns)) + column / 256;
-    const int16_t *sums = (const int16_t *)(x + pack_q256_sums_at(p->m->columns)) + column / 16;
+    const float *scales = (const float *)(x + p->scales_at) + column / 256;
+    const int16_t *sums = (const int16_t *)(x + p->sums_at) + column / 16;
     size_t blocks = (p->m->columns - column) / 256;
     for (size_t b = 0; b < blocks && b < TILE_COLUMNS / 256; b++, sums += 16) {
         __m256i v = _mm256_load_si256((const __m256i *)sums);
         g->scale[t][b] = scales[b];
-        if (p->offset) {
+        if (p->offset_bits) {
             __m512i wide = _mm512_cvtepi16_epi32(v);
-            _mm512_store_si512(g->start[t] + 16 * b, _mm512_mullo_epi32(wide, _mm512_set1_epi32(-p->offset)));
+            _mm512_store_si512(g->start[t] + 16 * b,
+                               _mm512_mullo_epi32(wide, _mm512_set1_epi32(-(1 << p->offset_bits))));
         } else { /* sums of 32 columns; a tile's minimums pair columns 0 and 2, 1 and 3 of each four */
             __m256i of_32 = _mm256_madd_epi16(v, _mm256_set1_epi16(1));
             __m128i words = _mm256_cvtepi32_epi16(of_32);
@@ -243,38 +271,53 @@ static int fill_tiles(const struct plan *p, size_t row, size_t row_end, size_t c
 {
     unsigned char copy[TILE_ROWS * TILE_COLUMNS / 32 * 34];
     size_t at = column / p->block * p->block_bytes, bytes = blocks * p->block_bytes, stride;
-    /* The same share of the next pair, in the order it lies in memory; only an address, perhaps behind the
-     * end. */
-    uintptr_t ahead = (uintptr_t)p->m->weights + (row + PAIR) * p->row_bytes + PAIR * at;
     int count = 0;
     for (; count < 2 && row < row_end; count++, row += TILE_ROWS) {
         const unsigned char *rows = whole_rows(p, row, row_end - row, at, bytes, copy, &stride);
-        p->unpack(rows, stride, blocks, ahead, &tiles[count]);
-        ahead += TILE_ROWS * bytes;
+        p->unpack(rows, stride, blocks, &tiles[count]);
     }
     return count;
 }
 
-static void multiply_tiles(const struct plan *p, const struct tile *tiles, int halves, size_t column,
-                           size_t blocks, size_t first, size_t tokens, float *sums)
+/* A stretch of columns at work: what its tiles are multiplied with, and what is fetched meanwhile. */
+struct stretch {
+    const struct plan *p;
+    size_t column, blocks;
+    size_t first, tokens;
+    float *sums;
+    uintptr_t ahead;
+};
+
+static void multiply_tiles(const struct stretch *s, const struct tile *tiles, int halves)
 {
-    struct group g = {.stride = p->packed_bytes};
-    for (size_t done = 0; done < tokens;) {
-        size_t left = tokens - done;
+    const struct plan *p = s->p;
+    struct group g = {.stride = p->packed_bytes, .ahead = s->ahead};
+    size_t steps = s->blocks * p->steps, groups = (s->tokens + GROUP - 1) / GROUP;
+    size_t lines = PAIR * s->blocks * p->block_bytes / 64;
+    g.ahead_bytes = (lines + groups * steps - 1) / (groups * steps) * 64;
+    for (size_t done = 0; done < s->tokens;) {
+        size_t left = s->tokens - done;
         /* No group of one or two at the end where the last two could share. */
         int now =
             left >= 2 * GROUP || left <= GROUP ? (int)(left < GROUP ? left : GROUP) : (int)((left + 1) / 2);
-        const unsigned char *x = (const unsigned char *)p->m->packed + (first + done) * p->packed_bytes;
-        g.codes = (const int8_t *)x + column;
-        g.sums = sums + done * PAIR;
+        const unsigned char *x = (const unsigned char *)p->m->packed + (s->first + done) * p->packed_bytes;
+        g.codes = (const int8_t *)x + s->column;
+        g.sums = s->sums + done * PAIR;
         for (int t = 0; t < now; t++, x += p->packed_bytes) {
+            /* The next group's would be waited for; a stretch of each lies in one line. */
+            uintptr_t next = (uintptr_t)x + (size_t)now * p->packed_bytes;
+            _mm_prefetch((const char *)(next + p->scales_at + s->column / p->block * 4), _MM_HINT_T0);
+            _mm_prefetch((const char *)(next + p->sums_at + s->column / 8), _MM_HINT_T0);
             if (p->block == 32)
-                prepare_32(p, x, column, t, &g);
+                prepare_32(p, x, s->column, t, &g);
             else
-                prepare_256(p, x, column, t, &g);
+                prepare_256(p, x, s->column, t, &g);
         }
-        p->product[halves - 1][now - 1](tiles, blocks, &g);
+        p->product[halves - 1][now - 1](tiles, s->blocks, &g);
         done += (size_t)now;
+        g.ahead += steps * g.ahead_bytes;
+        if (g.ahead - s->ahead >= 64 * lines)
+            g.ahead_bytes = 0;
     }
 }
 
@@ -296,16 +339,20 @@ static void matmul_tiled(const struct matmul *m, size_t row_begin, size_t row_en
     const struct plan p = plan_of(m);
     _Alignas(64) float sums[TOKENS * PAIR];
     struct tile tiles[2];
-    for (size_t first = 0; first < m->tokens; first += TOKENS) {
-        size_t tokens = m->tokens - first < TOKENS ? m->tokens - first : TOKENS;
+    struct stretch s = {.p = &p, .sums = sums};
+    for (; s.first < m->tokens; s.first += TOKENS) {
+        s.tokens = m->tokens - s.first < TOKENS ? m->tokens - s.first : TOKENS;
         for (size_t row = row_begin; row < row_end; row += PAIR) {
-            memset(sums, 0, tokens * PAIR * sizeof *sums);
-            for (size_t column = 0; column < m->columns; column += TILE_COLUMNS) {
-                size_t columns = m->columns - column < TILE_COLUMNS ? m->columns - column : TILE_COLUMNS;
-                int halves = fill_tiles(&p, row, row_end, column, columns / p.block, tiles);
-                multiply_tiles(&p, tiles, halves, column, columns / p.block, first, tokens, sums);
+            memset(sums, 0, s.tokens * PAIR * sizeof *sums);
+            s.ahead = (uintptr_t)m->weights + (row + PAIR) * p.row_bytes;
+            for (s.column = 0; s.column < m->columns; s.column += TILE_COLUMNS) {
+                size_t columns = m->columns - s.column < TILE_COLUMNS ? m->columns - s.column : TILE_COLUMNS;
+                s.blocks = columns / p.block;
+                int halves = fill_tiles(&p, row, row_end, s.column, s.blocks, tiles);
+                multiply_tiles(&s, tiles, halves);
+                s.ahead += PAIR * s.blocks * p.block_bytes;
             }
-            store_sums(&p, row, row_end - row < PAIR ? row_end - row : PAIR, first, tokens, sums);
+            store_sums(&p, row, row_end - row < PAIR ? row_end - row : PAIR, s.first, s.tokens, sums);
         }
     }
 }

@@ -25,9 +25,8 @@ struct tile {
         minimums[TILE_COLUMNS / 64]; /* Q4_K, Q5_K: integer minimums of 2 times 32 columns as 16-bit halves */
 };
 
-/* Unpacks blocks of 16 rows that lie stride bytes apart; fetches as much memory from the address `ahead`. */
-typedef void tile_unpack_fn(const unsigned char *rows, size_t stride, size_t blocks, uintptr_t ahead,
-                            struct tile *tile);
+/* Unpacks blocks of 16 rows that lie stride bytes apart. */
+typedef void tile_unpack_fn(const unsigned char *rows, size_t stride, size_t blocks, struct tile *tile);
 tile_unpack_fn *tile_unpack_avx512(enum dtype type);
 
 #endif
