@@ -17,6 +17,9 @@ struct storage {
  * large requests at once. A limit set by aio_set_limit counts. */
 int storage_measure(const char *directory, uint64_t bytes, struct storage *out, struct error *error);
 
+/* Reads a file once from its beginning, likewise; nothing is written. 0 or a negative errno value. */
+int storage_measure_file(const char *path, struct storage *out);
+
 /* Makes a new directory PARENT/llms-bench-XXXXXX, PARENT too where it is missing; *path is the caller's to
  * mem_free. */
 int storage_directory(const char *parent, char **path, struct error *error);
