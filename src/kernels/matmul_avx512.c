@@ -10,6 +10,7 @@
 #include "kernels/float_avx512.h"
 #include "kernels/kernels_internal.h"
 #include "kernels/pack.h"
+#include "kernels/row_avx512.h"
 #include "kernels/tile_avx512.h"
 #include "kernels/unroll.h"
 
@@ -363,6 +364,8 @@ void matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end)
         return;
     if (kernels_pack_of(m->type) == PACK_F32)
         float_matmul_avx512(m, row_begin, row_end);
+    else if (m->tokens == 1 && row_matmul_avx512(m, row_begin, row_end))
+        return;
     else if (m->tokens <= FEW_TOKENS)
         few_matmul_avx512(m, row_begin, row_end);
     else

@@ -1,0 +1,13 @@
+/* Products of one token with quantised weights, AVX-512: generation, bound by reading the weights. */
+#ifndef LLMS_KERNELS_ROW_AVX512_H
+#define LLMS_KERNELS_ROW_AVX512_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "kernels/kernels.h"
+
+/* False, with nothing done, for types and widths that have no path of their own: few_avx512.h serves them. */
+bool row_matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end);
+
+#endif
