@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -189,6 +190,28 @@ static void every_piece_once(void **state)
     mem_fault_set(0, false);
 }
 
+static double processor_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
+/* Between calls the threads sleep. */
+static void idle_threads_sleep(void **state)
+{
+    (void)state;
+    struct workers *w;
+    struct job job = {.limit = 4};
+    assert_int_equal(workers_create(4, &w), 0);
+    workers_run(w, count_piece, &job, 12);
+    double before = processor_ms();
+    usleep(300000);
+    assert_true(processor_ms() - before <
+                100); /* three that spin would take 900 where there are processors */
+    workers_destroy(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -199,6 +222,7 @@ int main(void)
         cmocka_unit_test(arrays),
         cmocka_unit_test(errors),
         cmocka_unit_test(every_piece_once),
+        cmocka_unit_test(idle_threads_sleep),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
