@@ -110,6 +110,14 @@ int tokens_append(struct tokens *tokens, int32_t id)
     return tokens_append_all(tokens, &id, 1);
 }
 
+size_t tokens_common(const struct tokens *a, const struct tokens *b)
+{
+    size_t n = a->count < b->count ? a->count : b->count, i = 0;
+    while (i < n && a->ids[i] == b->ids[i])
+        i++;
+    return i;
+}
+
 void tokens_deinit(struct tokens *tokens)
 {
     mem_free(tokens->ids);

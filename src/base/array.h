@@ -30,6 +30,8 @@ struct tokens {
 int tokens_append(struct tokens *tokens, int32_t id);
 int tokens_append_all(struct tokens *tokens, const int32_t *ids, size_t count);
 int tokens_reserve(struct tokens *tokens, size_t extra);
+/* How many ids both begin with. */
+size_t tokens_common(const struct tokens *a, const struct tokens *b);
 void tokens_deinit(struct tokens *tokens);
 
 #endif

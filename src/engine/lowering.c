@@ -104,7 +104,7 @@ static int lower(const struct lowering *l, struct kv_chunk *chunk, uint8_t level
     size_t bytes = kv_chunk_bytes(kv_pool_geometry(l->pool), level);
     int code = 0;
     engine_lower(l->engine, chunk->data, chunk->level, chunk->tokens, l->room, level);
-    void *data = kv_pool_claim(l->pool, level, &code);
+    void *data = kv_pool_claim_unfilled(l->pool, level, &code);
     if (!data)
         return code; /* no room beside the old data: as it is until there is */
     memcpy(data, l->room, bytes);

@@ -28,11 +28,8 @@ void kv_chunk_release(struct kv_pool *pool, struct kv_chunk *chunk)
     mem_free(chunk);
 }
 
-int kv_chunk_claim(struct kv_pool *pool, struct kv_chunk *chunk, uint8_t level)
+static int take(struct kv_chunk *chunk, void *data, uint8_t level, int code)
 {
-    int code = -ENOMEM;
-    assert(!chunk->data);
-    void *data = kv_pool_claim(pool, level, &code);
     if (!data)
         return code;
     chunk->data = data;
@@ -40,9 +37,27 @@ int kv_chunk_claim(struct kv_pool *pool, struct kv_chunk *chunk, uint8_t level)
     return 0;
 }
 
+int kv_chunk_claim(struct kv_pool *pool, struct kv_chunk *chunk, uint8_t level)
+{
+    int code = -ENOMEM;
+    assert(!chunk->data);
+    void *data = kv_pool_claim(pool, level, &code);
+    return take(chunk, data, level, code);
+}
+
+int kv_chunk_claim_unfilled(struct kv_pool *pool, struct kv_chunk *chunk, uint8_t level)
+{
+    int code = -ENOMEM;
+    assert(!chunk->data);
+    void *data = kv_pool_claim_unfilled(pool, level, &code);
+    return take(chunk, data, level, code);
+}
+
 void kv_chunk_drop(struct kv_pool *pool, struct kv_chunk *chunk)
 {
     assert(chunk->data && !chunk->locked && !chunk->writing); /* invariant 3 */
+    if (chunk->stored_level > chunk->level)
+        kv_chunk_forget_stored(pool, chunk);
     kv_pool_reclaim(pool, chunk->data, chunk->level);
     chunk->data = NULL;
     chunk->level = 0;

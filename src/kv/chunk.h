@@ -42,7 +42,11 @@ struct kv_chunk {
 struct kv_chunk *kv_chunk_create(uint32_t position); /* lost, one reference; NULL: out of memory */
 void kv_chunk_release(struct kv_pool *pool, struct kv_chunk *chunk);             /* NULL is fine */
 int kv_chunk_claim(struct kv_pool *pool, struct kv_chunk *chunk, uint8_t level); /* data; -ENOMEM, -ENOSPC */
-void kv_chunk_drop(struct kv_pool *pool, struct kv_chunk *chunk); /* its data; not locked, not writing */
+/* The same where all of the data is going to be written before anything reads it. */
+int kv_chunk_claim_unfilled(struct kv_pool *pool, struct kv_chunk *chunk, uint8_t level);
+/* Its data; not locked, not writing. A copy from before it was lowered is forgotten, so that what comes back
+ * is never at a higher level but by recompute (invariant 5). */
+void kv_chunk_drop(struct kv_pool *pool, struct kv_chunk *chunk);
 /* data at another level, claimed from the same pool, takes the place of the chunk's. */
 void kv_chunk_replace(struct kv_pool *pool, struct kv_chunk *chunk, void *data, uint8_t level);
 void kv_chunk_forget_stored(struct kv_pool *pool, struct kv_chunk *chunk);

@@ -41,7 +41,7 @@ const struct kv_geometry *kv_pool_geometry(const struct kv_pool *pool)
     return &pool->geometry;
 }
 
-void *kv_pool_claim(struct kv_pool *pool, uint8_t level, int *error)
+void *kv_pool_claim_unfilled(struct kv_pool *pool, uint8_t level, int *error)
 {
     uint64_t bytes = kv_chunk_bytes(&pool->geometry, level);
     uint64_t resident = atomic_load(&pool->resident), budget = atomic_load(&pool->budget);
@@ -54,9 +54,14 @@ void *kv_pool_claim(struct kv_pool *pool, uint8_t level, int *error)
         *error = -ENOMEM;
         return NULL;
     }
-    memset(data, 0, bytes); /* slots not written yet are read by whole-chunk kernels and must be finite */
     atomic_fetch_add(&pool->resident, bytes);
     return data;
+}
+
+void *kv_pool_claim(struct kv_pool *pool, uint8_t level, int *error)
+{
+    void *data = kv_pool_claim_unfilled(pool, level, error);
+    return data ? memset(data, 0, kv_chunk_bytes(&pool->geometry, level)) : NULL;
 }
 
 void kv_pool_reclaim(struct kv_pool *pool, void *data, uint8_t level)

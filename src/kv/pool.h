@@ -19,7 +19,11 @@ int kv_pool_create(const struct kv_geometry *geometry, uint64_t budget_bytes, st
 void kv_pool_destroy(struct kv_pool *pool); /* all chunks must have been given back */
 const struct kv_geometry *kv_pool_geometry(const struct kv_pool *pool);
 
-void *kv_pool_claim(struct kv_pool *pool, uint8_t level, int *error); /* NULL: *error is -ENOMEM or -ENOSPC */
+/* A chunk's memory, zeroed: slots not written yet are read by whole-chunk kernels and must be finite. NULL:
+ * *error is -ENOMEM or -ENOSPC. */
+void *kv_pool_claim(struct kv_pool *pool, uint8_t level, int *error);
+/* The same with any content: the caller writes all of it before anything reads it. */
+void *kv_pool_claim_unfilled(struct kv_pool *pool, uint8_t level, int *error);
 void kv_pool_reclaim(struct kv_pool *pool, void *data, uint8_t level);
 
 /* What a chunk's `stored` is, and how it is let go of. */

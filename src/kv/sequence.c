@@ -56,7 +56,7 @@ static int copy_chunk(struct kv_pool *pool, const struct kv_chunk *chunk, struct
     struct kv_chunk *copy = kv_chunk_create(chunk->position);
     if (!copy)
         return -ENOMEM;
-    int code = kv_chunk_claim(pool, copy, chunk->level);
+    int code = kv_chunk_claim_unfilled(pool, copy, chunk->level);
     if (code < 0) {
         kv_chunk_release(pool, copy);
         return code;

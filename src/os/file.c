@@ -277,6 +277,11 @@ int os_publish(const char *temporary, const char *path)
     return sync_parent(path);
 }
 
+int os_link(const char *path, const char *other)
+{
+    return os_fault(OS_FAULT_LINK) || link(path, other) < 0 ? -errno : 0;
+}
+
 int os_remove(const char *path)
 {
     return unlink(path) < 0 ? -errno : 0;

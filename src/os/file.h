@@ -38,8 +38,9 @@ int os_pwrite(int descriptor, uint64_t offset, const void *data, size_t bytes);
 int os_sync(int descriptor);
 /* Renames and syncs the directory. On failure the file may lie under either name. */
 int os_publish(const char *temporary, const char *path);
-int os_remove(const char *path);           /* a file */
-int os_remove_directory(const char *path); /* an empty one */
+int os_link(const char *path, const char *other); /* a second name of a file; not synced. -EEXIST: taken */
+int os_remove(const char *path);                  /* a file, or one of its names */
+int os_remove_directory(const char *path);        /* an empty one */
 /* Calls entry for each name in a directory, in no order, without "." and ".."; it may remove what it is
  * shown. What entry returns, where not 0, ends the listing and is returned. */
 int os_list(const char *directory, int (*entry)(void *argument, const char *name), void *argument);
@@ -56,7 +57,8 @@ enum os_fault {
     OS_FAULT_READ = 2,
     OS_FAULT_WRITE = 4,
     OS_FAULT_SYNC = 8,
-    OS_FAULT_RENAME = 16
+    OS_FAULT_RENAME = 16,
+    OS_FAULT_LINK = 32
 };
 void os_fault_set(unsigned mask, long nth, bool persistent, int code);
 long os_fault_hits(void);

@@ -37,45 +37,6 @@ struct context *context_hold(struct service *service, const char *owner, const c
     return context;
 }
 
-static bool find_stored(struct service *service, struct kv_chunk *chunk, const struct chunk_key *key)
-{
-    struct segment *segment;
-    uint32_t index;
-    if (chunk_store_find(service->store, key, &segment, &index) < 0)
-        return false;
-    const struct segment_chunk *stored = segment_chunk(segment, index);
-    bool lowered = service->policy->levels.rule != LEVELS_KEEP && stored->level < service->kv_level;
-    if ((stored->level != service->kv_level && !lowered) || stored->tokens != chunk->tokens) {
-        segment_unref(service->store, segment); /* written under another policy */
-        return false;
-    }
-    chunk->stored = segment;
-    chunk->stored_index = index;
-    chunk->stored_level = stored->level;
-    chunk->stored_tokens = stored->tokens;
-    chunk->received = stored->received;
-    chunk->rows = stored->rows;
-    return true;
-}
-
-/* The last chunk may have been stored with fewer tokens than the transcript has: the last token of a reply
- * has no KV until the next call. The longest beginning that is stored is taken; the rest counts as not
- * computed yet. */
-static void find_last(struct service *service, struct context *context, struct kv_chunk *chunk,
-                      const struct chunk_key *before)
-{
-    uint8_t all = chunk->tokens;
-    for (; chunk->tokens > 0; chunk->tokens--) {
-        struct chunk_key key = *before;
-        chunk_key_next(service->store, &key, context->tokens.ids + chunk->position, chunk->tokens);
-        if (find_stored(service, chunk, &key)) {
-            context->computed = chunk->position + chunk->tokens;
-            return;
-        }
-    }
-    chunk->tokens = all;
-}
-
 /* Nobody has it any more: it holds no chunks, the worker does not know it, and no job is on it. */
 static void destroy(struct service *service, struct context *context)
 {
@@ -104,36 +65,6 @@ void context_forget(struct service *service, struct context *context)
         destroy(service, context);
 }
 
-/* Gives the sequence its chunks: those on flash under their keys (this context's own, or another's of the
- * same owner that begins alike), all others lost. */
-static int attach_stored(struct service *service, struct context *context)
-{
-    struct kv_sequence *sequence = &context->sequence;
-    struct chunk_key key;
-    int code = 0;
-    if (service->store)
-        chunk_key_start(service->store, context->owner, &key);
-    while (sequence->tokens < context->computed && code == 0) {
-        size_t left = context->computed - sequence->tokens;
-        struct kv_chunk *chunk = kv_chunk_create((uint32_t)sequence->tokens);
-        if (!chunk)
-            return -ENOMEM;
-        chunk->tokens = (uint8_t)(left < KV_CHUNK_TOKENS ? left : KV_CHUNK_TOKENS);
-        if (service->store && left <= KV_CHUNK_TOKENS) {
-            find_last(service, context, chunk, &key);
-        } else if (service->store) {
-            chunk_key_next(service->store, &key, context->tokens.ids + sequence->tokens, chunk->tokens);
-            find_stored(service, chunk, &key);
-        }
-        if (left == 1 && service->store && !chunk->stored) /* most likely a reply's last, never computed */
-            context->computed--;
-        else
-            code = kv_sequence_attach(sequence, chunk);
-        kv_chunk_release(service->pool, chunk);
-    }
-    return code;
-}
-
 int context_load(struct service *service, struct context *context, struct error *error)
 {
     struct journal_context record = {0};
@@ -158,7 +89,7 @@ int context_load(struct service *service, struct context *context, struct error 
     context->tokens = tokens;
     context->base_count = base_count;
     context->computed = record.turn_count ? tokens.count : 0;
-    code = attach_stored(service, context);
+    code = share_attach(service, context);
     if (code < 0) {
         kv_sequence_truncate(&context->sequence, 0);
         tokens_deinit(&context->tokens);

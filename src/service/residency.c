@@ -26,6 +26,8 @@ void residency_enter(struct service *service, struct context *context)
 static void leave(struct service *service, struct context *context)
 {
     struct context **link = &service->resident;
+    if (context->unsaved)
+        share_files(service, context);
     while (*link != context)
         link = &(*link)->next_resident;
     *link = context->next_resident;
@@ -81,6 +83,8 @@ static bool drop_deleted(struct service *service)
 static void drop(struct service *service, struct kv_chunk *chunk)
 {
     uint64_t bytes = kv_chunk_bytes(kv_pool_geometry(service->pool), chunk->level);
+    if (chunk->stored && chunk->stored_level > chunk->level) /* invariant 5: never to be found again */
+        segment_withdraw(service->store, chunk->stored, chunk->stored_index);
     kv_chunk_drop(service->pool, chunk);
     pthread_mutex_lock(&service->lock);
     service->status.evicted_bytes_total += bytes;
@@ -297,6 +301,8 @@ static void delete_files(struct service *service)
     struct buffer ids = service->deleted;
     service->deleted = (struct buffer){0};
     pthread_mutex_unlock(&service->lock);
+    for (struct context *context = service->resident; context && ids.length; context = context->next_resident)
+        share_files(service, context); /* what they share with those stays theirs */
     for (size_t i = 0; service->store && i + JOURNAL_ID_BYTES <= ids.length; i += JOURNAL_ID_BYTES) {
         swapout_abandon(service, ids.data + i);
         chunk_store_delete_context(service->store, ids.data + i);

@@ -151,6 +151,14 @@ static uint8_t level_back(const struct restore *r, size_t i)
     return r->recompute[i] ? r->turn->service->kv_level : r->missing[i]->stored_level;
 }
 
+/* What is read fills its chunk whole; what is recomputed, as many slots as it has tokens. */
+static int claim(struct restore *r, size_t i)
+{
+    struct kv_pool *pool = r->sequence->pool;
+    return r->recompute[i] ? kv_chunk_claim(pool, r->missing[i], level_back(r, i))
+                           : kv_chunk_claim_unfilled(pool, r->missing[i], level_back(r, i));
+}
+
 static int claim_missing(struct restore *r)
 {
     struct service *service = r->turn->service;
@@ -164,9 +172,8 @@ static int claim_missing(struct restore *r)
         code = residency_make_room(service, need, &r->turn->result->error);
         if (code < 0)
             return code;
-        while (claimed < r->count && code == 0)
-            if ((code = kv_chunk_claim(r->sequence->pool, r->missing[claimed], level_back(r, claimed))) == 0)
-                claimed++;
+        while (claimed < r->count && (code = claim(r, claimed)) == 0)
+            claimed++;
     } while (code == -ENOSPC);
     return code < 0 ? error_set(&r->turn->result->error, code, "out of memory for KV") : 0;
 }

@@ -148,6 +148,23 @@ void context_forget(struct service *service, struct context *context);  /* under
 int context_load(struct service *service, struct context *context, struct error *error);
 void context_publish(struct service *service, struct context *context);
 
+/* ---- share.c: chunks that contexts of one owner have in common; the worker's ---- */
+
+/* Gives the empty sequence its chunks up to context->computed: others', those on flash under their keys, and
+ * lost ones. May find that the last token was not computed. 0 or -ENOMEM. */
+int share_attach(struct service *service, struct context *context);
+/* Extends a sequence of whole chunks by whole ones that others have already or that are on flash, up to
+ * `limit` tokens, as far as they follow each other; context->computed goes with it. 0 or -ENOMEM. */
+int share_extend(struct service *service, struct context *context, size_t limit);
+/* Lets the copy that was journalled begin with the source's chunks. It can always be computed from its tokens
+ * instead, so nothing that goes wrong here matters. */
+void share_fork(struct service *service, struct context *source, const struct journal_context *record);
+/* The files that the context's chunks lie in are its own too from now on, so that they outlive other
+ * contexts' end. A chunk in memory whose file is about to go is to be written again. */
+void share_files(struct service *service, struct context *context);
+/* These chunks lie in another file now: whoever shares them is to look after it. */
+void share_rewritten(struct service *service, struct kv_chunk *const *chunks, size_t count);
+
 /* ---- residency.c: the worker's memory ---- */
 
 /* Room for `need` more bytes of the running context: evicts others as far as that takes. */

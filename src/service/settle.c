@@ -28,6 +28,7 @@ static bool step(struct service *service)
             return true;
         if (!service->policy->ahead || service->swapping)
             continue;
+        share_files(service, context);
         context->unsaved = false;
         context_publish(service, context); /* levels fell */
         if (swapout_start(service, context))

@@ -13,8 +13,8 @@
 #include "base/memory.h"
 #include "service/service_internal.h"
 
-/* A context whose chunks lie in more segments than this is written anew as one, while all of it is in memory.
- */
+/* A context whose chunks lie in more segments than this is written anew as one, while all of it is in memory;
+ * not what others share, whose files theirs are too. */
 enum { SEGMENTS_MOST = 8 };
 
 struct swapout {
@@ -44,7 +44,7 @@ static size_t segments_of(const struct kv_sequence *sequence, bool *all_resident
     size_t count = 0;
     *all_resident = true;
     for (size_t i = 0; i < sequence->chunk_count; i++) {
-        bool seen = !sequence->chunks[i]->stored;
+        bool seen = !sequence->chunks[i]->stored || sequence->chunks[i]->references > 1;
         for (size_t j = 0; j < i && !seen; j++)
             seen = sequence->chunks[j]->stored == sequence->chunks[i]->stored;
         count += !seen;
@@ -95,7 +95,8 @@ static struct swapout *gather(struct service *service, struct context *context)
     for (size_t i = 0; i < chunks && out->chunks && out->sources; i++) {
         struct kv_chunk *chunk = sequence->chunks[i];
         chunk_key_next(service->store, &key, context->tokens.ids + chunk->position, chunk->tokens);
-        if (chunk->data && !chunk->locked && !chunk->writing && (anew || !kv_chunk_clean(chunk)) &&
+        bool wanted = !kv_chunk_clean(chunk) || (anew && chunk->references == 1);
+        if (wanted && chunk->data && !chunk->locked && !chunk->writing &&
             add_chunk(service, out, chunk, &key) < 0)
             break;
     }
@@ -175,6 +176,7 @@ static void take_in(struct service *service, struct swapout *out)
 {
     for (size_t i = 0; i < out->count && !out->abandoned; i++)
         place(service, out, i);
+    share_rewritten(service, out->sources, out->count);
     if (out->abandoned) /* forks that share the chunks write their own */
         segment_kill(service->store, out->written);
     segment_unref(service->store, out->written);
@@ -208,7 +210,6 @@ bool swapout_finish(struct service *service, bool wait)
     for (struct context *context = service->resident; context; context = context->next_resident)
         if (strcmp(context->id, out->context) == 0)
             context_publish(service, context);
-    chunk_store_trim(service->store);
     pthread_mutex_lock(&service->lock);
     service->stored_bytes = chunk_store_bytes(service->store);
     pthread_mutex_unlock(&service->lock);

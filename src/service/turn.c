@@ -37,14 +37,6 @@ int turn_compute(struct turn *turn, size_t end, bool logits)
 
 /* ---- the prompt ---- */
 
-static size_t common_prefix(const struct tokens *a, const struct tokens *b)
-{
-    size_t n = a->count < b->count ? a->count : b->count, i = 0;
-    while (i < n && a->ids[i] == b->ids[i])
-        i++;
-    return i;
-}
-
 /* Replaces the sequence by `tokens` (taken over), which keeps the window from window_turn on. The KV of what
  * both begin with stays. */
 static void slide_to(struct turn *turn, struct tokens *tokens, size_t base_count, size_t before,
@@ -52,7 +44,7 @@ static void slide_to(struct turn *turn, struct tokens *tokens, size_t base_count
 {
     struct context *context = turn->context;
     context->tokens.count = turn->before; /* without the prompt that was appended */
-    size_t common = common_prefix(&context->tokens, tokens);
+    size_t common = tokens_common(&context->tokens, tokens);
     turn->old_tokens = context->tokens;
     turn->old_base_count = context->base_count;
     turn->slid = true;
@@ -183,10 +175,19 @@ static int begin(struct turn *turn)
     return turn_cancelled(turn);
 }
 
+/* Whole chunks up to `limit` that others of the owner have already, or that are on flash, are taken over. */
+static int begin_shared(struct turn *turn, size_t limit)
+{
+    int code = share_extend(turn->service, turn->context, limit);
+    return code < 0 ? error_set(&turn->result->error, code, "out of memory") : 0;
+}
+
 int turn_prepare(struct turn *turn)
 {
     struct context *context = turn->context;
     int code = begin(turn);
+    if (code == 0)
+        code = begin_shared(turn, context->tokens.count);
     if (code == 0)
         code = restore(turn, context->tokens.count, false);
     if (!context->loaded)
@@ -209,7 +210,7 @@ static void roll_back(struct turn *turn)
     for (size_t i = 0; i < context->sequence.chunk_count; i++)
         context->sequence.chunks[i]->locked = false;
     if (turn->slid) {
-        keep = common_prefix(&context->tokens, &turn->old_tokens);
+        keep = tokens_common(&context->tokens, &turn->old_tokens);
         if (keep > turn->before)
             keep = turn->before;
         tokens_deinit(&context->tokens);
@@ -255,6 +256,10 @@ static int run(struct turn *turn)
     if (code < 0)
         return code;
     bool fresh = context->record.turn_count == 0; /* the system prompt is new with the first turn */
+    code =
+        begin_shared(turn, fresh ? turn->prompt_end - 1 : turn->before); /* the last token gives the logits */
+    if (code < 0)
+        return code;
     turn->result->prompt_tokens = turn->prompt_end - (fresh ? context->computed : turn->before);
     uint64_t start = clock_ns();
     code = restore(turn, turn->prompt_end, true);

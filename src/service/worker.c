@@ -10,48 +10,6 @@
 
 enum { SETTLE_MS = 3 }; /* what the next call may have to wait for the last one's settling */
 
-/* Lets the copy begin with the source's chunks. It can always be computed from its tokens instead, so nothing
- * that goes wrong here matters. */
-static void share(struct service *service, struct context *source, const struct journal_context *record)
-{
-    struct tokens tokens = {0};
-    if (!source->loaded || source->sequence.tokens == 0 ||
-        tokens_append_all(&tokens, source->tokens.ids, source->tokens.count) < 0)
-        return;
-    pthread_mutex_lock(&service->lock);
-    struct context *copy = context_find(service, record->id) /* a call came before us: leave it to that */
-                               ? NULL
-                               : context_hold(service, record->owner, record->id);
-    pthread_mutex_unlock(&service->lock);
-    if (!copy) {
-        tokens_deinit(&tokens);
-        return;
-    }
-    if (kv_sequence_share(&copy->sequence, &source->sequence) == 0) {
-        copy->tokens = tokens;
-        copy->base_count = source->base_count;
-        copy->computed = source->computed;
-        copy->record = *record;
-        copy->record.owner = mem_strdup(record->owner);
-        copy->record.name = mem_strdup(record->name);
-        copy->record.system_prompt = mem_strdup(record->system_prompt);
-        copy->loaded = copy->record.owner && copy->record.name && copy->record.system_prompt;
-    }
-    if (!copy->loaded) { /* read from the journal when it is called */
-        kv_sequence_truncate(&copy->sequence, 0);
-        if (copy->tokens.ids)
-            tokens_deinit(&copy->tokens);
-        else
-            tokens_deinit(&tokens);
-        journal_context_deinit(&copy->record);
-    }
-    residency_enter(service, copy);
-    residency_settle(service, copy);
-    pthread_mutex_lock(&service->lock);
-    context_release(service, copy);
-    pthread_mutex_unlock(&service->lock);
-}
-
 static int run_fork(struct service *service, struct call *call, struct error *error)
 {
     struct context *source = call->context;
@@ -62,7 +20,7 @@ static int run_fork(struct service *service, struct call *call, struct error *er
     pthread_mutex_lock(&service->lock);
     service->status.contexts++;
     pthread_mutex_unlock(&service->lock);
-    share(service, source, &call->forked);
+    share_fork(service, source, &call->forked);
     return 0;
 }
 
@@ -134,6 +92,8 @@ void *worker_main(void *argument)
         }
         pthread_mutex_unlock(&service->lock);
         swapout_finish(service, false);
+        if (service->store)
+            chunk_store_trim(service->store);
         bool more = settle_run(service, SETTLE_MS);
         pthread_mutex_lock(&service->lock);
         if (service->sweep) /* what was asked for before the next job goes before it */

@@ -61,15 +61,22 @@ void chunk_index_add(struct chunk_index *index, struct segment *segment)
     }
 }
 
+void chunk_index_remove_entry(struct chunk_index *index, struct segment_entry *entry)
+{
+    struct segment_entry **at = bucket(index->buckets, index->bucket_count, &entry->chunk.key);
+    while (*at != entry)
+        at = &(*at)->next;
+    *at = entry->next;
+    entry->segment = NULL;
+    index->count--;
+}
+
 void chunk_index_remove(struct chunk_index *index, struct segment *segment)
 {
     for (uint32_t i = 0; i < segment->table->count; i++) {
         struct segment_entry *entry = &segment->table->entries[i];
-        struct segment_entry **at = bucket(index->buckets, index->bucket_count, &entry->chunk.key);
-        while (*at != entry)
-            at = &(*at)->next;
-        *at = entry->next;
-        index->count--;
+        if (entry->segment)
+            chunk_index_remove_entry(index, entry);
     }
 }
 

@@ -87,12 +87,21 @@ void chunk_store_close(struct chunk_store *store)
     mem_free(store);
 }
 
+/* Where the context stands among the holders; NULL in there: it is none. */
+static struct segment_holder **holder_of(struct segment *segment, const char *context)
+{
+    struct segment_holder **at = &segment->holders;
+    while (*at && strcmp((*at)->context, context) != 0)
+        at = &(*at)->next;
+    return at;
+}
+
 uint64_t chunk_store_count(struct chunk_store *store, const char *context)
 {
     uint64_t count = 0;
     pthread_mutex_lock(&store->mutex);
-    for (const struct segment *segment = store->segments; segment; segment = segment->next)
-        if (!segment->dead && strcmp(segment->context, context) == 0)
+    for (struct segment *segment = store->segments; segment; segment = segment->next)
+        if (!segment->dead && *holder_of(segment, context))
             count += segment->table->count;
     pthread_mutex_unlock(&store->mutex);
     return count;
@@ -148,11 +157,11 @@ int chunk_store_find(struct chunk_store *store, const struct chunk_key *key, str
 
 struct segment *segment_create(const char *context, uint64_t number, struct segment_table *table)
 {
-    size_t name = strlen(context) + 1;
-    struct segment *segment = mem_calloc(1, sizeof *segment + name);
-    if (!segment)
+    struct segment *segment = mem_calloc(1, sizeof *segment);
+    if (!segment || segment_hold(segment, context) < 0) {
+        mem_free(segment);
         return NULL;
-    memcpy(segment->context, context, name);
+    }
     segment->number = number;
     segment->table = table;
     segment->references = 1;
@@ -165,8 +174,32 @@ void segment_destroy(struct segment *segment)
     if (!segment)
         return;
     os_close(segment->descriptor);
+    for (struct segment_holder *next, *holder = segment->holders; holder; holder = next) {
+        next = holder->next;
+        mem_free(holder);
+    }
     mem_free(segment->table);
     mem_free(segment);
+}
+
+int segment_hold(struct segment *segment, const char *context)
+{
+    size_t name = strlen(context) + 1;
+    struct segment_holder *holder = mem_alloc(sizeof *holder + name);
+    if (!holder)
+        return -ENOMEM;
+    memcpy(holder->context, context, name);
+    holder->next = segment->holders;
+    segment->holders = holder;
+    return 0;
+}
+
+struct segment *chunk_store_by_number(const struct chunk_store *store, uint64_t number)
+{
+    struct segment *segment = store->segments;
+    while (segment && segment->number != number)
+        segment = segment->next;
+    return segment;
 }
 
 void chunk_store_publish(struct chunk_store *store, struct segment *segment)
@@ -180,22 +213,32 @@ void chunk_store_publish(struct chunk_store *store, struct segment *segment)
     chunk_index_add(&store->index, segment);
 }
 
-/* Removes a dead segment nobody refers to, its file, and its context's directory if that was the last. */
+/* Removes a holder, its name of the file, and its directory if that was the last there. */
+static void let_go(struct chunk_store *store, struct segment *segment, struct segment_holder **at)
+{
+    struct segment_holder *holder = *at;
+    char path[PATH_MAX];
+    int code = chunk_store_segment_path(store, holder->context, segment->number, SEGMENT_SUFFIX, path);
+    if (code == 0)
+        code = os_remove(path);
+    if (code < 0 && code != -ENOENT)
+        log_warning("cannot remove the chunk file %s: %s", path, strerror(-code));
+    if (chunk_store_context_path(store, holder->context, path) == 0)
+        os_remove_directory(path); /* not while there are others */
+    *at = holder->next;
+    mem_free(holder);
+}
+
+/* Removes a dead segment nobody refers to, and its file. */
 static void discard(struct chunk_store *store, struct segment *segment)
 {
-    char path[PATH_MAX];
     *(segment->previous ? &segment->previous->next : &store->segments) = segment->next;
     if (segment->next)
         segment->next->previous = segment->previous;
     store->bytes -= segment->table->file_bytes;
     store->open_descriptors -= segment->descriptor >= 0;
-    int code = chunk_store_segment_path(store, segment->context, segment->number, SEGMENT_SUFFIX, path);
-    if (code == 0)
-        code = os_remove(path);
-    if (code < 0 && code != -ENOENT)
-        log_warning("cannot remove the chunk file %s: %s", path, strerror(-code));
-    if (chunk_store_context_path(store, segment->context, path) == 0)
-        os_remove_directory(path); /* not while there are others */
+    while (segment->holders)
+        let_go(store, segment, &segment->holders);
     segment_destroy(segment);
 }
 
@@ -221,9 +264,56 @@ static void kill_all(struct chunk_store *store, const char *context, bool referr
     pthread_mutex_lock(&store->mutex);
     for (struct segment *next, *segment = store->segments; segment; segment = next) {
         next = segment->next;
-        if (strcmp(segment->context, context) == 0 && (referred_too || segment->references == 0))
+        struct segment_holder **at = holder_of(segment, context);
+        if (!*at || !(referred_too || segment->references == 0))
+            continue;
+        if (segment->holders->next)
+            let_go(store, segment, at);
+        else
             kill_locked(store, segment);
     }
+    pthread_mutex_unlock(&store->mutex);
+}
+
+int segment_link(struct chunk_store *store, struct segment *segment, const char *context)
+{
+    char directory[PATH_MAX], path[PATH_MAX], mine[PATH_MAX];
+    int code = 0;
+    pthread_mutex_lock(&store->mutex);
+    if (segment->dead)
+        code = -ESTALE;
+    if (code < 0 || *holder_of(segment, context))
+        goto unlock;
+    code = chunk_store_segment_path(store, segment->holders->context, segment->number, SEGMENT_SUFFIX, path);
+    if (code == 0)
+        code = chunk_store_segment_path(store, context, segment->number, SEGMENT_SUFFIX, mine);
+    if (code == 0)
+        code = chunk_store_context_path(store, context, directory);
+    if (code < 0)
+        goto unlock;
+    code = os_make_directories(directory, 0700);
+    if (code == 0)
+        code = os_link(path, mine);
+    if (code == 0 && (code = segment_hold(segment, context)) < 0)
+        os_remove(mine);
+    if (code < 0)
+        os_remove_directory(directory);
+unlock:
+    pthread_mutex_unlock(&store->mutex);
+    return code;
+}
+
+bool segment_alive(const struct segment *segment)
+{
+    return !segment->dead;
+}
+
+void segment_withdraw(struct chunk_store *store, struct segment *segment, uint32_t index)
+{
+    struct segment_entry *entry = &segment->table->entries[index];
+    pthread_mutex_lock(&store->mutex);
+    if (entry->segment)
+        chunk_index_remove_entry(&store->index, entry);
     pthread_mutex_unlock(&store->mutex);
 }
 
@@ -279,7 +369,10 @@ static int segment_open(struct segment *segment)
     segment->round = store->round;
     if (segment->descriptor >= 0)
         return 0;
-    int code = chunk_store_segment_path(store, segment->context, segment->number, SEGMENT_SUFFIX, path);
+    pthread_mutex_lock(&store->mutex);
+    int code =
+        chunk_store_segment_path(store, segment->holders->context, segment->number, SEGMENT_SUFFIX, path);
+    pthread_mutex_unlock(&store->mutex);
     if (code < 0)
         return code;
     int descriptor = os_open_direct(path);

@@ -9,7 +9,9 @@
  * slices of all chunks in order, each kv_layer_bytes(level), the layer padded to 4096
  *
  * A chunk's key is a 128-bit keyed hash of its owner and of all tokens up to its end, salted per daemon
- * (libsodium), so that only contexts of one owner with the same beginning share. Segments are counted
+ * (libsodium), so that only contexts of one owner with the same beginning share. A segment belongs to the
+ * context that wrote it and to those that segment_link gave it to, each of which has a hard link to the file
+ * in its own directory: it is alive as long as one of them has it, over restarts too. Segments are counted
  * references; the file goes when the last goes and the segment was killed. Thread rules: one thread (the
  * worker) owns the store; segment_write may run on another thread, one at a time, and then touches nothing
  * that the worker does without the store's mutex. */
@@ -72,10 +74,16 @@ struct segment *segment_ref(struct segment *segment);
 void segment_unref(struct chunk_store *store, struct segment *segment);
 /* Its chunks are not found by key any more, and the file is removed once nobody refers to it. */
 void segment_kill(struct chunk_store *store, struct segment *segment);
-void chunk_store_delete_context(struct chunk_store *store,
-                                const char *context); /* segment_kill for all of its */
-/* segment_kill for those of the context's segments that nobody refers to: after a context's chunks were
- * looked up or written, the rest of its files has been replaced. */
+/* The segment is that context's too from now on. 0, also where it was already; -ESTALE: it was killed;
+ * -ENOMEM, or what the file system answers (some know no links). */
+int segment_link(struct chunk_store *store, struct segment *segment, const char *context);
+bool segment_alive(const struct segment *segment); /* the worker's: not killed */
+/* That chunk of the segment is not found by key any more, as long as the store is open. */
+void segment_withdraw(struct chunk_store *store, struct segment *segment, uint32_t index);
+/* The context gives up all its segments: segment_kill for those no other context has. */
+void chunk_store_delete_context(struct chunk_store *store, const char *context);
+/* The same for those that nobody refers to: after a context's chunks were looked up or written, the rest of
+ * its files has been replaced. */
 void chunk_store_sweep(struct chunk_store *store, const char *context);
 
 /* Where layer `layer` of chunks first..first+count-1 lies: the aligned range to read (offset and bytes
@@ -94,7 +102,7 @@ bool segment_slice_valid(const struct segment *segment, uint32_t layer, uint32_t
 
 /* Closes descriptors that have not been asked for lately where many are open. No read may be in flight. */
 void chunk_store_trim(struct chunk_store *store);
-/* Chunks in the context's live segments. Any thread. */
+/* Chunks in the context's live segments, those of others in them too. Any thread. */
 uint64_t chunk_store_count(struct chunk_store *store, const char *context);
 uint64_t chunk_store_bytes(const struct chunk_store *store); /* of all live segments on flash */
 

@@ -22,8 +22,15 @@ int chunk_index_init(struct chunk_index *index); /* -ENOMEM */
 void chunk_index_deinit(struct chunk_index *index);
 void chunk_index_add(struct chunk_index *index, struct segment *segment);
 void chunk_index_remove(struct chunk_index *index, struct segment *segment);
+void chunk_index_remove_entry(struct chunk_index *index, struct segment_entry *entry); /* it is in it */
 /* The entry with that key in the segment of the highest number; NULL: none. */
 struct segment_entry *chunk_index_find(const struct chunk_index *index, const struct chunk_key *key);
+
+/* A context whose segment it is: it has the file, or a link to it, in its directory. */
+struct segment_holder {
+    struct segment_holder *next;
+    char context[]; /* the directory's name */
+};
 
 struct segment {
     struct segment *next, *previous; /* of the store's */
@@ -31,10 +38,10 @@ struct segment {
     struct segment_table *table;
     uint64_t number; /* higher: written later */
     uint32_t references;
-    bool dead;      /* not in the index; its file goes with its last reference */
-    int descriptor; /* -1: not open. The worker's alone */
-    uint32_t round; /* of chunk_store_trim, when the descriptor was last asked for */
-    char context[]; /* the directory's name */
+    bool dead;                      /* not in the index; its file goes with its last reference */
+    int descriptor;                 /* -1: not open. The worker's alone */
+    uint32_t round;                 /* of chunk_store_trim, when the descriptor was last asked for */
+    struct segment_holder *holders; /* one at least */
 };
 
 struct chunk_store {
@@ -55,6 +62,9 @@ struct chunk_store {
 struct segment *segment_create(const char *context, uint64_t number, struct segment_table *table);
 void segment_destroy(struct segment *segment);                                /* the struct; not the file */
 void chunk_store_publish(struct chunk_store *store, struct segment *segment); /* mutex held or not needed */
+struct segment *chunk_store_by_number(const struct chunk_store *store,
+                                      uint64_t number);         /* likewise; or NULL */
+int segment_hold(struct segment *segment, const char *context); /* one more holder: 0 or -ENOMEM; likewise */
 
 /* Paths into PATH_MAX characters: 0 or -ENAMETOOLONG. */
 int chunk_store_context_path(const struct chunk_store *store, const char *context, char *path);

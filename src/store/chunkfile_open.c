@@ -73,6 +73,9 @@ static int read_table(struct loading *loading, int descriptor, struct segment_ta
 static int load_segment(struct loading *loading, const char *path, uint64_t number)
 {
     struct segment_table *table = NULL;
+    struct segment *known = chunk_store_by_number(loading->store, number);
+    if (known) /* another context has it too */
+        return segment_hold(known, loading->context);
     int descriptor = os_open_direct(path);
     if (descriptor == -ENOMEM)
         return descriptor;

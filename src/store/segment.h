@@ -20,7 +20,7 @@ struct segment_entry {
     uint32_t slice_bytes;
     /* chunkfile's index: */
     struct segment_entry *next; /* of the same bucket */
-    struct segment *segment;
+    struct segment *segment;    /* NULL: not in it */
 };
 
 /* file bytes = header_bytes + layers x layer_bytes */

@@ -129,7 +129,7 @@ static void remove_file(struct chunk_store *store, const char *context, const ch
 static int write_file(struct chunk_store *store, struct segment *segment, const struct segment_chunk *chunks)
 {
     char path[PATH_MAX], temporary[PATH_MAX];
-    const char *context = segment->context;
+    const char *context = segment->holders->context;
     int code = chunk_store_segment_path(store, context, segment->number, SEGMENT_SUFFIX, path);
     if (code == 0)
         code = chunk_store_segment_path(store, context, segment->number, SEGMENT_TEMPORARY_SUFFIX, temporary);

@@ -294,8 +294,10 @@ static void change_chunk(struct world *w, int i)
     default:
         if (!chunk->data) {
             bring_back(w, chunk, &w->t[i]);
-        } else if (kv_chunk_clean(chunk)) {
+        } else if (kv_chunk_clean(chunk) || (chunk->tokens && random_below(&w->random, 4) == 0)) {
+            uint8_t level = chunk->level;
             kv_chunk_drop(w->pool, chunk);
+            assert_true(chunk->stored_level <= level); /* invariant 5: what comes back is no higher */
             w->dropped++;
         }
     }

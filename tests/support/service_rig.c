@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "base/log.h"
 #include "base/memory.h"
 
 const char *const rig_prompts[RIG_TURNS] = {
@@ -173,4 +174,57 @@ void rig_wait_for_text(struct call *call)
     while (call_wait(call, 1000, &text) == CALL_WAITING)
         ;
     buffer_deinit(&text);
+}
+
+/* ---- a suite's ---- */
+
+char rig_home[64];
+const char rig_me[] = "1000/tests", rig_other[] = "1000/other";
+char *rig_reference[2][RIG_TURNS];
+
+int rig_setup(void **state)
+{
+    (void)state;
+    rig_directory(rig_home);
+    return 0;
+}
+
+int rig_teardown(void **state)
+{
+    (void)state;
+    rig_remove(rig_home);
+    return 0;
+}
+
+int rig_group_setup(void **state)
+{
+    (void)state;
+    log_set_level(LOG_LEVEL_ERROR);
+    rig_reference_make(rig_me, rig_reference);
+    return 0;
+}
+
+int rig_group_teardown(void **state)
+{
+    (void)state;
+    rig_reference_free(rig_reference);
+    return 0;
+}
+
+struct service *rig_open_default(void)
+{
+    struct service_options options = rig_options(rig_home);
+    return rig_open(&options);
+}
+
+struct context_info rig_info(struct service *service, const char *id)
+{
+    struct context_info info;
+    assert_int_equal(service_context_get(service, rig_me, id, &info, NULL), 0);
+    return info;
+}
+
+void rig_expect_turn(struct service *service, const char *id, int c, int t)
+{
+    rig_expect(service, rig_me, id, rig_prompts[t], RIG_REPLY, rig_reference[c][t]);
 }

@@ -42,6 +42,20 @@ extern const char rig_system_prompt[];
 void rig_reference_make(const char *owner, char *reference[2][RIG_TURNS]);
 void rig_reference_free(char *reference[2][RIG_TURNS]);
 
+/* What suites on one conversation share. For a test: a directory of its own, rig_home. For the group:
+ * rig_me's reference, and nothing but errors in the log. */
+extern char rig_home[64];
+extern const char rig_me[], rig_other[]; /* owners */
+extern char *rig_reference[2][RIG_TURNS];
+int rig_setup(void **state);
+int rig_teardown(void **state);
+int rig_group_setup(void **state);
+int rig_group_teardown(void **state);
+struct service *rig_open_default(void); /* in rig_home */
+struct context_info rig_info(struct service *service,
+                             const char *id); /* of rig_me's; the caller's to deinit */
+void rig_expect_turn(struct service *service, const char *id, int c, int t); /* turn t of rig_reference[c] */
+
 /* A call that goes on for as long as the context lasts, unless an end token is drawn, which does happen:
  * tests that need one in its middle try again. */
 struct call *rig_start_long(struct service *service, const char *owner, const char *id);

@@ -21,47 +21,30 @@
 
 enum { CHUNK = 49152, MANY_CHUNKS = 400, PATIENCE_MS = 20000 };
 
-static char directory[64], fifo[96];
+static char fifo[96];
 static int teller = -1;
-static const char me[] = "1000/tests";
-static char *reference[2][RIG_TURNS];
 
-static int group_setup(void **state)
+static int begin(void **state)
 {
     (void)state;
-    log_set_level(LOG_LEVEL_ERROR);
-    rig_reference_make(me, reference);
-    return 0;
-}
-
-static int group_teardown(void **state)
-{
-    (void)state;
-    rig_reference_free(reference);
-    return 0;
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    rig_directory(directory);
-    snprintf(fifo, sizeof fifo, "%s/pressure", directory);
+    rig_setup(state);
+    snprintf(fifo, sizeof fifo, "%s/pressure", rig_home);
     assert_int_equal(mkfifo(fifo, 0600), 0);
     teller = open(fifo, O_RDWR | O_NONBLOCK | O_CLOEXEC);
     return teller < 0 ? -1 : 0;
 }
 
-static int teardown(void **state)
+static int end(void **state)
 {
     (void)state;
     close(teller);
-    rig_remove(directory);
+    rig_teardown(state);
     return 0;
 }
 
 static struct service *open_watched(unsigned budget_chunks, unsigned quiet_ms)
 {
-    struct service_options options = rig_options(directory);
+    struct service_options options = rig_options(rig_home);
     options.kv_budget_bytes = (uint64_t)budget_chunks * CHUNK;
     options.watch_pressure = true;
     options.pressure_path = fifo;
@@ -81,20 +64,13 @@ static struct service_status status_of(struct service *service)
     return status;
 }
 
-static struct context_info info_of(struct service *service, const char *id)
-{
-    struct context_info info;
-    assert_int_equal(service_context_get(service, me, id, &info, NULL), 0);
-    return info;
-}
-
 /* Two conversations of `turns` turns: with the system prompt and without. Returns what is resident. */
 static uint64_t converse(struct service *service, char ids[2][JOURNAL_ID_BYTES], int turns)
 {
     for (int c = 0; c < 2; c++) {
-        rig_new(service, me, c ? NULL : rig_system_prompt, ids[c]);
+        rig_new(service, rig_me, c ? NULL : rig_system_prompt, ids[c]);
         for (int t = 0; t < turns; t++)
-            rig_expect(service, me, ids[c], rig_prompts[t], RIG_REPLY, reference[c][t]);
+            rig_expect(service, rig_me, ids[c], rig_prompts[t], RIG_REPLY, rig_reference[c][t]);
     }
     return status_of(service).kv_resident_bytes;
 }
@@ -142,7 +118,7 @@ static void test_pressure_shrinks_and_ends(void **state)
         assert_int_equal(status_of(service).kv_allowed_bytes, budget / 4);
     }
     for (int c = 0; c < 2; c++) /* needs more than that, and gets it from what is configured */
-        rig_expect(service, me, ids[c], rig_prompts[4], RIG_REPLY, reference[c][4]);
+        rig_expect(service, rig_me, ids[c], rig_prompts[4], RIG_REPLY, rig_reference[c][4]);
     await_allowed(service, budget, false, true);
     service_close(service);
 }
@@ -183,16 +159,16 @@ static void in_the_middle(struct service *service, void (*change)(struct service
                           const char *idle)
 {
     for (int attempt = 0; attempt < 20; attempt++) {
-        struct context_info info = info_of(service, idle);
+        struct context_info info = rig_info(service, idle);
         assert_true(info.chunks_resident > 0);
         context_info_deinit(&info);
-        struct call *call = rig_start_long(service, me, id);
+        struct call *call = rig_start_long(service, rig_me, id);
         rig_wait_for_text(call);
         uint64_t start = clock_ns();
         change(service);
         do {
             usleep(5000);
-            info = info_of(service, idle);
+            info = rig_info(service, idle);
             struct service_status status = status_of(service);
             bool met =
                 (change == lower || status.pressure) && status.kv_resident_bytes <= status.kv_allowed_bytes;
@@ -217,7 +193,7 @@ static void in_the_middle(struct service *service, void (*change)(struct service
         while (status_of(service).pressure)
             usleep(10000);
         assert_int_equal(service_set_budget(service, (uint64_t)MANY_CHUNKS * CHUNK, NULL), 0);
-        struct rig_reply again = rig_ask(service, me, idle, rig_prompts[1], RIG_REPLY);
+        struct rig_reply again = rig_ask(service, rig_me, idle, rig_prompts[1], RIG_REPLY);
         rig_reply_deinit(&again);
     }
     fail_msg("every reply ended before it could be looked at");
@@ -225,10 +201,10 @@ static void in_the_middle(struct service *service, void (*change)(struct service
 
 static void converse_once(struct service *service, char id[JOURNAL_ID_BYTES], char idle[JOURNAL_ID_BYTES])
 {
-    rig_new(service, me, NULL, id);
-    rig_new(service, me, NULL, idle);
+    rig_new(service, rig_me, NULL, id);
+    rig_new(service, rig_me, NULL, idle);
     for (int t = 0; t < 4; t++)
-        rig_expect(service, me, idle, rig_prompts[t], RIG_REPLY, reference[1][t]);
+        rig_expect(service, rig_me, idle, rig_prompts[t], RIG_REPLY, rig_reference[1][t]);
 }
 
 static void test_pressure_during_a_call(void **state)
@@ -258,10 +234,10 @@ int main(void)
         return 77;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_pressure_shrinks_and_ends, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_few_chunks, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_pressure_during_a_call, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_lowered_during_a_call, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_pressure_shrinks_and_ends, begin, end),
+        cmocka_unit_test_setup_teardown(test_few_chunks, begin, end),
+        cmocka_unit_test_setup_teardown(test_pressure_during_a_call, begin, end),
+        cmocka_unit_test_setup_teardown(test_lowered_during_a_call, begin, end),
     };
-    return cmocka_run_group_tests(tests, group_setup, group_teardown);
+    return cmocka_run_group_tests(tests, rig_group_setup, rig_group_teardown);
 }

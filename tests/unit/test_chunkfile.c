@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/hash.h"
+#include "base/memory.h"
 #include "base/random.h"
 #include "os/aio.h"
 #include "os/file.h"
@@ -262,6 +263,84 @@ static void deletes_and_sweeps_a_context(void **state)
     assert_int_equal(chunk_store_bytes(f->store), 0);
 }
 
+/* One file in the directories of those that need it; the last one takes it away. */
+static void several_contexts_have_it(void **state)
+{
+    struct fixture *f = *state;
+    struct segment *segment = write_chunks(f, "a", f->chunks, COUNT), *found;
+    uint64_t bytes = chunk_store_bytes(f->store);
+    uint32_t index;
+    for (int i = 0; i < 2; i++) { /* again: nothing more */
+        assert_int_equal(segment_link(f->store, segment, "b"), 0);
+        assert_int_equal(segment_link(f->store, segment, "c"), 0);
+        assert_int_equal(segment_link(f->store, segment, "a"), 0);
+    }
+    segment_unref(f->store, segment);
+    assert_int_equal(chunks_files(f->directory), 3);
+    assert_int_equal(chunk_store_bytes(f->store), bytes); /* counted once */
+    chunk_store_delete_context(f->store, "a");
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(chunks_files(f->directory), 2);
+        assert_int_equal(chunk_store_bytes(f->store), bytes);
+        assert_int_equal(chunk_store_count(f->store, "a"), 0);
+        assert_int_equal(chunk_store_count(f->store, "b"), COUNT);
+        assert_all_there(f);
+        reopen(f);
+    }
+    assert_int_equal(find(f, &f->chunks[0], &found, &index), 0);
+    chunk_store_sweep(f->store, "b"); /* somebody refers to it */
+    assert_int_equal(chunk_store_count(f->store, "b"), COUNT);
+    segment_unref(f->store, found);
+    chunk_store_sweep(f->store, "b");
+    assert_int_equal(chunks_files(f->directory), 1);
+    assert_all_there(f);
+    assert_int_equal(find(f, &f->chunks[0], &found, &index), 0);
+    chunk_store_delete_context(f->store, "c");
+    assert_false(segment_alive(found));
+    assert_int_equal(segment_link(f->store, found, "d"), -ESTALE);
+    assert_int_equal(chunks_compare(found, index, &f->chunks[0]), 0);
+    segment_unref(f->store, found);
+    assert_int_equal(chunks_files(f->directory), 0);
+    assert_int_equal(chunk_store_bytes(f->store), 0);
+}
+
+static void links_that_fail(void **state)
+{
+    struct fixture *f = *state;
+    struct segment *segment = write_chunks(f, "a", f->chunks, COUNT);
+    os_fault_set(OS_FAULT_LINK, 1, true, EPERM);
+    assert_int_equal(segment_link(f->store, segment, "b"), -EPERM);
+    os_fault_set(0, 0, false, 0);
+    assert_int_equal(chunk_store_count(f->store, "b"), 0);
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/b", f->directory);
+    assert_int_equal(os_remove_directory(path), -ENOENT);
+    mem_fault_set(1, false);
+    assert_int_equal(segment_link(f->store, segment, "b"), -ENOMEM);
+    mem_fault_set(0, false);
+    assert_int_equal(chunks_files(f->directory), 1);
+    assert_all_there(f);
+    segment_unref(f->store, segment);
+}
+
+static void withdrawn_chunks_are_not_found(void **state)
+{
+    struct fixture *f = *state;
+    struct segment *segment = write_chunks(f, "a", f->chunks, COUNT), *found;
+    uint32_t index;
+    segment_withdraw(f->store, segment, 3);
+    segment_withdraw(f->store, segment, 3);
+    for (uint32_t i = 0; i < COUNT; i++) {
+        assert_int_equal(find(f, &f->chunks[i], &found, &index), i == 3 ? -ENOENT : 0);
+        if (i != 3)
+            segment_unref(f->store, found);
+    }
+    segment_kill(f->store, segment);
+    segment_withdraw(f->store, segment, 4);
+    segment_unref(f->store, segment);
+    assert_int_equal(chunks_files(f->directory), 0);
+}
+
 static void keys_are_the_owners(void **state)
 {
     struct fixture *f = *state;
@@ -476,6 +555,9 @@ int main(void)
         CASE(the_newest_wins),
         CASE(killing_frees_space),
         CASE(deletes_and_sweeps_a_context),
+        CASE(several_contexts_have_it),
+        CASE(links_that_fail),
+        CASE(withdrawn_chunks_are_not_found),
         CASE(keys_are_the_owners),
         CASE(cleans_up_at_start),
         CASE(of_another_model),

@@ -17,75 +17,21 @@
 #include "base/memory.h"
 #include "support/service_rig.h"
 
-static char directory[64];
-
-static const char me[] = "1000/tests", other[] = "1000/other";
-
-/* The replies of an undisturbed conversation. */
-static char *reference[2][RIG_TURNS];
-
-static int setup(void **state)
-{
-    (void)state;
-    rig_directory(directory);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    rig_remove(directory);
-    return 0;
-}
-
-static int group_setup(void **state)
-{
-    (void)state;
-    log_set_level(LOG_LEVEL_ERROR);
-    rig_reference_make(me, reference);
-    return 0;
-}
-
-static int group_teardown(void **state)
-{
-    (void)state;
-    rig_reference_free(reference);
-    return 0;
-}
-
-static struct service *open_default(void)
-{
-    struct service_options options = rig_options(directory);
-    return rig_open(&options);
-}
-
-static struct context_info info_of(struct service *service, const char *id)
-{
-    struct context_info info;
-    assert_int_equal(service_context_get(service, me, id, &info, NULL), 0);
-    return info;
-}
-
-static void expect_turn(struct service *service, const char *id, int c, int t)
-{
-    rig_expect(service, me, id, rig_prompts[t], RIG_REPLY, reference[c][t]);
-}
-
 /* ---- replies ---- */
 
 static void test_a_call(void **state)
 {
     (void)state;
     char id[JOURNAL_ID_BYTES];
-    struct service *service = open_default();
-    rig_new(service, me, rig_system_prompt, id);
-    struct context_info info = info_of(service, id);
+    struct service *service = rig_open_default();
+    rig_new(service, rig_me, rig_system_prompt, id);
+    struct context_info info = rig_info(service, id);
     uint64_t base = info.tokens;
     assert_true(base > 5 && info.tokens_resident == 0 && !info.busy);
     assert_int_equal(info.chunks_missing, (base + 15) / 16);
     context_info_deinit(&info);
 
-    struct rig_reply reply = rig_ask(service, me, id, rig_prompts[0], RIG_REPLY);
+    struct rig_reply reply = rig_ask(service, rig_me, id, rig_prompts[0], RIG_REPLY);
     struct call_result *r = &reply.result;
     assert_true(reply.text.length > 0);
     assert_int_equal(r->turn, 0);
@@ -98,7 +44,7 @@ static void test_a_call(void **state)
     uint64_t tokens = r->context_tokens;
     rig_reply_deinit(&reply);
 
-    info = info_of(service, id);
+    info = rig_info(service, id);
     assert_int_equal(info.tokens, tokens);
     if (!rig_stressed())
         assert_true(info.tokens_resident + 1 >= tokens && info.tokens_resident <= tokens);
@@ -108,7 +54,7 @@ static void test_a_call(void **state)
     assert_int_equal(info.record.turn_count, 1);
     context_info_deinit(&info);
 
-    reply = rig_ask(service, me, id, rig_prompts[1], 3);
+    reply = rig_ask(service, rig_me, id, rig_prompts[1], 3);
     assert_int_equal(r->turn, 1);
     if (!rig_stressed())
         assert_true(r->cached_tokens + 1 >= tokens && r->cached_tokens <= tokens);
@@ -131,10 +77,10 @@ static void test_a_call(void **state)
 
     struct journal_turn *turns;
     size_t count;
-    assert_int_equal(service_context_turns(service, me, id, &turns, &count, NULL), 0);
+    assert_int_equal(service_context_turns(service, rig_me, id, &turns, &count, NULL), 0);
     assert_int_equal(count, 2);
     assert_string_equal(turns[0].prompt, rig_prompts[0]);
-    assert_string_equal(turns[0].reply, reference[0][0]);
+    assert_string_equal(turns[0].reply, rig_reference[0][0]);
     journal_turns_free(turns, count);
     service_close(service);
 }
@@ -143,14 +89,14 @@ static void test_goes_on_after_reopening(void **state)
 {
     (void)state;
     char ids[2][JOURNAL_ID_BYTES];
-    struct service *service = open_default();
-    rig_new(service, me, rig_system_prompt, ids[0]);
-    rig_new(service, me, NULL, ids[1]);
+    struct service *service = rig_open_default();
+    rig_new(service, rig_me, rig_system_prompt, ids[0]);
+    rig_new(service, rig_me, NULL, ids[1]);
     for (int t = 0; t < RIG_TURNS; t++)
         for (int c = 0; c < 2; c++) {
-            expect_turn(service, ids[c], c, t);
+            rig_expect_turn(service, ids[c], c, t);
             service_close(service);
-            service = open_default();
+            service = rig_open_default();
         }
     struct service_status status;
     service_status(service, &status);
@@ -164,17 +110,17 @@ static void switch_contexts(uint8_t level, const char *expected[RIG_TURNS])
 {
     enum { CONTEXTS = 3 };
     char ids[CONTEXTS][JOURNAL_ID_BYTES], more[JOURNAL_ID_BYTES];
-    struct service_options options = rig_options(directory);
+    struct service_options options = rig_options(rig_home);
     options.kv_levels = level == 16 ? LEVELS_16 : LEVELS_8;
     options.kv_budget_bytes = 20 * (level == 16 ? 49152 : 26112); /* 320 tokens of pocket */
     struct service *service = rig_open(&options);
     struct service_status status;
     uint64_t recomputed = 0, back = 0, evicted = 0;
     for (int c = 0; c < CONTEXTS; c++)
-        rig_new(service, me, rig_system_prompt, ids[c]);
+        rig_new(service, rig_me, rig_system_prompt, ids[c]);
     for (int t = 0; t < RIG_TURNS; t++)
         for (int c = 0; c < CONTEXTS; c++) {
-            struct rig_reply reply = rig_ask(service, me, ids[c], rig_prompts[t], RIG_REPLY);
+            struct rig_reply reply = rig_ask(service, rig_me, ids[c], rig_prompts[t], RIG_REPLY);
             if (expected[t])
                 assert_string_equal(reply.text.data, expected[t]);
             else
@@ -192,22 +138,22 @@ static void switch_contexts(uint8_t level, const char *expected[RIG_TURNS])
 
     /* it comes back by being prepared, too */
     struct call_params params = {.prepare = true};
-    struct rig_reply reply = rig_call(service, me, ids[0], &params);
+    struct rig_reply reply = rig_call(service, rig_me, ids[0], &params);
     assert_int_equal(reply.result.code, 0);
     assert_true(reply.result.chunks_recomputed + reply.result.chunks_loaded > 0);
     assert_int_equal(reply.text.length, 0);
     rig_reply_deinit(&reply);
-    reply = rig_ask(service, me, ids[0], "And now?", 1);
+    reply = rig_ask(service, rig_me, ids[0], "And now?", 1);
     if (!rig_stressed()) {
         assert_int_equal(reply.result.chunks_recomputed + reply.result.chunks_loaded, 0);
         assert_true(reply.result.chunks_resident > 0);
     }
     rig_reply_deinit(&reply);
-    rig_new(service, me, rig_system_prompt, more); /* so does the system prompt of a fresh one */
-    reply = rig_call(service, me, more, &params);
+    rig_new(service, rig_me, rig_system_prompt, more); /* so does the system prompt of a fresh one */
+    reply = rig_call(service, rig_me, more, &params);
     assert_int_equal(reply.result.code, 0);
     rig_reply_deinit(&reply);
-    struct context_info info = info_of(service, more);
+    struct context_info info = rig_info(service, more);
     assert_true(info.tokens > 0 && (rig_stressed() || info.tokens_resident == info.tokens));
     assert_int_equal(info.record.turn_count, 0);
     context_info_deinit(&info);
@@ -219,7 +165,7 @@ static void test_eviction_changes_nothing(void **state)
     (void)state;
     const char *expected[RIG_TURNS];
     for (int t = 0; t < RIG_TURNS; t++)
-        expected[t] = reference[0][t];
+        expected[t] = rig_reference[0][t];
     switch_contexts(16, expected);
 }
 
@@ -284,7 +230,7 @@ static void *talk(void *argument)
 static void test_many_threads(void **state)
 {
     (void)state;
-    struct service_options options = rig_options(directory);
+    struct service_options options = rig_options(rig_home);
     options.kv_budget_bytes = 40 * 49152;
     struct service *service = rig_open(&options);
     struct talker talkers[THREADS];
@@ -303,7 +249,7 @@ static void test_many_threads(void **state)
         assert_int_equal(talkers[i].failures, 0);
         for (int c = 0; c < 2; c++)
             for (int t = 0; t < RIG_TURNS; t++) {
-                assert_string_equal(talkers[i].replies[c][t], reference[c][t]);
+                assert_string_equal(talkers[i].replies[c][t], rig_reference[c][t]);
                 mem_free(talkers[i].replies[c][t]);
             }
     }
@@ -336,14 +282,14 @@ static void test_fair_between_apps(void **state)
     (void)state;
     enum { BACKLOG = 8 };
     char mine[JOURNAL_ID_BYTES], theirs[JOURNAL_ID_BYTES];
-    struct service *service = open_default();
+    struct service *service = rig_open_default();
     struct timed timed[BACKLOG], late;
     int passed = 0;
-    rig_new(service, me, NULL, mine);
-    rig_new(service, other, NULL, theirs);
+    rig_new(service, rig_me, NULL, mine);
+    rig_new(service, rig_other, NULL, theirs);
     for (int i = 0; i < BACKLOG; i++)
-        start_timed(service, me, mine, &timed[i]);
-    start_timed(service, other, theirs, &late);
+        start_timed(service, rig_me, mine, &timed[i]);
+    start_timed(service, rig_other, theirs, &late);
     for (int i = 0; i < BACKLOG; i++) {
         struct rig_reply reply = rig_finish(timed[i].call);
         assert_int_equal(reply.result.code, 0);
@@ -371,8 +317,9 @@ static bool cancel_in_the_middle(struct service *service, char id[JOURNAL_ID_BYT
 {
     for (int tries = 0; tries < 50; tries++) {
         struct context_info before;
-        assert_int_equal(service_context_fork(service, me, id, NULL, &before, NULL), 0);
-        struct call *call = rig_start_long(service, me, id), *waiting = rig_start_long(service, me, id);
+        assert_int_equal(service_context_fork(service, rig_me, id, NULL, &before, NULL), 0);
+        struct call *call = rig_start_long(service, rig_me, id),
+                    *waiting = rig_start_long(service, rig_me, id);
         rig_wait_for_text(call);
         call_cancel(waiting);
         call_cancel(call);
@@ -382,7 +329,7 @@ static bool cancel_in_the_middle(struct service *service, char id[JOURNAL_ID_BYT
         if (cancelled) {
             assert_string_equal(reply.result.error.text, "the call was cancelled");
             assert_int_equal(none.text.length, 0);
-            struct context_info after = info_of(service, id);
+            struct context_info after = rig_info(service, id);
             assert_int_equal(after.tokens, before.tokens);
             assert_int_equal(after.record.turn_count, before.record.turn_count);
             assert_int_equal(after.record.window_turn, before.record.window_turn);
@@ -394,7 +341,7 @@ static bool cancel_in_the_middle(struct service *service, char id[JOURNAL_ID_BYT
         }
         rig_reply_deinit(&reply);
         rig_reply_deinit(&none);
-        assert_int_equal(service_context_delete(service, me, cancelled ? before.record.id : id, NULL), 0);
+        assert_int_equal(service_context_delete(service, rig_me, cancelled ? before.record.id : id, NULL), 0);
         if (!cancelled)
             memcpy(id, before.record.id, JOURNAL_ID_BYTES);
         context_info_deinit(&before);
@@ -409,13 +356,13 @@ static void test_cancel_leaves_things_as_before(void **state)
 {
     (void)state;
     char id[JOURNAL_ID_BYTES], gone[JOURNAL_ID_BYTES];
-    struct service *service = open_default();
-    rig_new(service, me, rig_system_prompt, id);
-    rig_new(service, me, rig_system_prompt, gone);
+    struct service *service = rig_open_default();
+    rig_new(service, rig_me, rig_system_prompt, id);
+    rig_new(service, rig_me, rig_system_prompt, gone);
     for (int t = 0; t < RIG_TURNS; t++) {
         assert_false(cancel_in_the_middle(service, id));
-        call_release(rig_start_long(service, me, gone)); /* a client that goes away */
-        expect_turn(service, id, 0, t);
+        call_release(rig_start_long(service, rig_me, gone)); /* a client that goes away */
+        rig_expect_turn(service, id, 0, t);
     }
     struct service_status status;
     service_status(service, &status);
@@ -429,18 +376,18 @@ static void test_busy(void **state)
 {
     (void)state;
     char id[JOURNAL_ID_BYTES];
-    struct service *service = open_default();
+    struct service *service = rig_open_default();
     bool busy = false;
-    rig_new(service, me, rig_system_prompt, id);
+    rig_new(service, rig_me, rig_system_prompt, id);
     for (int tries = 0; tries < 50 && !busy; tries++) {
-        struct call *call = rig_start_long(service, me, id);
-        struct context_info info = info_of(service, id);
+        struct call *call = rig_start_long(service, rig_me, id);
+        struct context_info info = rig_info(service, id);
         busy = info.busy;
         context_info_deinit(&info);
         call_cancel(call);
         struct rig_reply reply = rig_finish(call);
         rig_reply_deinit(&reply);
-        info = info_of(service, id);
+        info = rig_info(service, id);
         assert_false(info.busy);
         context_info_deinit(&info);
     }
@@ -453,20 +400,21 @@ static void test_delete(void **state)
     (void)state;
     char id[JOURNAL_ID_BYTES];
     struct context_info info;
-    struct service *service = open_default();
+    struct service *service = rig_open_default();
     bool met = false; /* a call in its middle */
     for (int tries = 0; tries < 50 && !met; tries++) {
-        rig_new(service, me, rig_system_prompt, id);
-        expect_turn(service, id, 0, 0);
-        struct call *running = rig_start_long(service, me, id), *waiting = rig_start_long(service, me, id);
+        rig_new(service, rig_me, rig_system_prompt, id);
+        rig_expect_turn(service, id, 0, 0);
+        struct call *running = rig_start_long(service, rig_me, id),
+                    *waiting = rig_start_long(service, rig_me, id);
         rig_wait_for_text(running);
-        assert_int_equal(service_context_delete(service, me, id, NULL), 0);
+        assert_int_equal(service_context_delete(service, rig_me, id, NULL), 0);
         struct rig_reply reply = rig_finish(running), none = rig_finish(waiting);
         met = reply.result.code == -ECANCELED && none.result.code == -ECANCELED;
         rig_reply_deinit(&reply);
         rig_reply_deinit(&none);
-        assert_int_equal(service_context_get(service, me, id, &info, NULL), -ENOENT);
-        assert_int_equal(service_context_delete(service, me, id, NULL), -ENOENT);
+        assert_int_equal(service_context_get(service, rig_me, id, &info, NULL), -ENOENT);
+        assert_int_equal(service_context_delete(service, rig_me, id, NULL), -ENOENT);
     }
     assert_true(met);
     struct service_status status = {.kv_resident_bytes = 1};
@@ -490,14 +438,14 @@ static void *stop_soon(void *service)
 static bool stop_in_the_middle(void)
 {
     char ids[2][JOURNAL_ID_BYTES];
-    struct service *service = open_default();
+    struct service *service = rig_open_default();
     struct error error;
     pthread_t thread;
     for (int i = 0; i < 2; i++)
-        rig_new(service, me, rig_system_prompt, ids[i]);
-    expect_turn(service, ids[0], 0, 0);
-    struct call *running = rig_start_long(service, me, ids[0]),
-                *waiting = rig_start_long(service, me, ids[1]), *late = NULL;
+        rig_new(service, rig_me, rig_system_prompt, ids[i]);
+    rig_expect_turn(service, ids[0], 0, 0);
+    struct call *running = rig_start_long(service, rig_me, ids[0]),
+                *waiting = rig_start_long(service, rig_me, ids[1]), *late = NULL;
     rig_wait_for_text(running);
     uint64_t start = clock_ns();
     assert_int_equal(pthread_create(&thread, NULL, stop_soon, service), 0);
@@ -505,19 +453,19 @@ static bool stop_in_the_middle(void)
     pthread_join(thread, NULL);
     assert_true(clock_ms_since(start) < 10000);
     struct call_params params = rig_params("Hello", 1);
-    assert_int_equal(service_call_start(service, me, ids[0], &params, &late, &error), -ESHUTDOWN);
+    assert_int_equal(service_call_start(service, rig_me, ids[0], &params, &late, &error), -ESHUTDOWN);
     assert_string_equal(error.text, "the service is shutting down");
     service_close(service);
-    service = open_default();
+    service = rig_open_default();
     for (int i = 0; i < 2; i++) {
-        struct context_info info = info_of(service, ids[i]);
+        struct context_info info = rig_info(service, ids[i]);
         assert_true(replies[i].result.code == -ESHUTDOWN || replies[i].result.code == 0);
         assert_int_equal(info.record.turn_count, (i == 0) + (replies[i].result.code == 0));
         context_info_deinit(&info);
     }
     bool cut = replies[0].result.code && replies[1].result.code;
     if (replies[0].result.code)
-        expect_turn(service, ids[0], 0, 1);
+        rig_expect_turn(service, ids[0], 0, 1);
     rig_reply_deinit(&replies[0]);
     rig_reply_deinit(&replies[1]);
     service_close(service);
@@ -536,19 +484,19 @@ static void test_stop_lets_the_running_call_finish(void **state)
 {
     (void)state;
     char id[JOURNAL_ID_BYTES];
-    struct service *service = open_default();
+    struct service *service = rig_open_default();
     struct call *call = NULL;
     struct call_params params = rig_params(rig_prompts[0], RIG_REPLY);
-    rig_new(service, me, rig_system_prompt, id);
-    assert_int_equal(service_call_start(service, me, id, &params, &call, NULL), 0);
+    rig_new(service, rig_me, rig_system_prompt, id);
+    assert_int_equal(service_call_start(service, rig_me, id, &params, &call, NULL), 0);
     rig_wait_for_text(call);
     service_stop(service, 60000);
     struct rig_reply reply = rig_finish(call);
     assert_int_equal(reply.result.code, 0);
     rig_reply_deinit(&reply);
     service_close(service);
-    service = open_default();
-    expect_turn(service, id, 0, 1);
+    service = rig_open_default();
+    rig_expect_turn(service, id, 0, 1);
     service_close(service);
 }
 
@@ -556,16 +504,16 @@ static void test_slide_is_undone(void **state)
 {
     (void)state;
     char id[JOURNAL_ID_BYTES], twin[JOURNAL_ID_BYTES];
-    struct service_options options = rig_options(directory);
+    struct service_options options = rig_options(rig_home);
     options.context_length = 256;
     struct service *service = rig_open(&options);
-    rig_new(service, me, rig_system_prompt, id);
-    rig_new(service, me, rig_system_prompt, twin);
+    rig_new(service, rig_me, rig_system_prompt, id);
+    rig_new(service, rig_me, rig_system_prompt, twin);
     bool slid = false;
     for (int i = 0; i < 12; i++) {
         slid = cancel_in_the_middle(service, id) || slid;
-        struct rig_reply reply = rig_ask(service, me, twin, rig_prompts[i % RIG_TURNS], 10);
-        rig_expect(service, me, id, rig_prompts[i % RIG_TURNS], 10, reply.text.data);
+        struct rig_reply reply = rig_ask(service, rig_me, twin, rig_prompts[i % RIG_TURNS], 10);
+        rig_expect(service, rig_me, id, rig_prompts[i % RIG_TURNS], 10, reply.text.data);
         rig_reply_deinit(&reply);
     }
     assert_true(slid);
@@ -580,30 +528,30 @@ static void test_fork(void **state)
     char id[JOURNAL_ID_BYTES];
     struct context_info copy, named, info;
     struct service_status before, after;
-    struct service *service = open_default();
-    rig_new(service, me, rig_system_prompt, id);
+    struct service *service = rig_open_default();
+    rig_new(service, rig_me, rig_system_prompt, id);
     for (int t = 0; t < 3; t++)
-        expect_turn(service, id, 0, t);
+        rig_expect_turn(service, id, 0, t);
     service_status(service, &before);
-    assert_int_equal(service_context_fork(service, me, id, NULL, &copy, NULL), 0);
+    assert_int_equal(service_context_fork(service, rig_me, id, NULL, &copy, NULL), 0);
     service_status(service, &after);
     assert_true(after.kv_resident_bytes <= before.kv_resident_bytes); /* shared */
     assert_int_equal(after.contexts, before.contexts + 1);
     assert_true(rig_stressed() || (copy.tokens_resident > 0 && copy.tokens_resident + 1 >= copy.tokens));
-    info = info_of(service, id);
+    info = rig_info(service, id);
     assert_int_equal(info.tokens, copy.tokens);
     assert_int_equal(info.tokens_resident, copy.tokens_resident);
     context_info_deinit(&info);
-    expect_turn(service, copy.record.id, 0, 3);
-    expect_turn(service, id, 0, 3);
-    expect_turn(service, copy.record.id, 0, 4);
-    assert_int_equal(service_context_delete(service, me, copy.record.id, NULL), 0);
-    expect_turn(service, id, 0, 4);
+    rig_expect_turn(service, copy.record.id, 0, 3);
+    rig_expect_turn(service, id, 0, 3);
+    rig_expect_turn(service, copy.record.id, 0, 4);
+    assert_int_equal(service_context_delete(service, rig_me, copy.record.id, NULL), 0);
+    rig_expect_turn(service, id, 0, 4);
     /* behind a waiting call: the copy has its turn */
     struct call *call = NULL;
     struct call_params params = rig_params("One more.", 5);
-    assert_int_equal(service_call_start(service, me, id, &params, &call, NULL), 0);
-    assert_int_equal(service_context_fork(service, me, id, "copy", &named, NULL), 0);
+    assert_int_equal(service_call_start(service, rig_me, id, &params, &call, NULL), 0);
+    assert_int_equal(service_context_fork(service, rig_me, id, "copy", &named, NULL), 0);
     assert_int_equal(named.record.turn_count, RIG_TURNS + 1);
     assert_string_equal(named.record.name, "copy");
     struct rig_reply reply = rig_finish(call);
@@ -619,24 +567,24 @@ static void test_fork_under_pressure(void **state)
     (void)state;
     char id[JOURNAL_ID_BYTES], third[JOURNAL_ID_BYTES];
     struct context_info copy;
-    struct service_options options = rig_options(directory);
+    struct service_options options = rig_options(rig_home);
     options.kv_budget_bytes = 20 * 49152;
     struct service *service = rig_open(&options);
-    rig_new(service, me, rig_system_prompt, id);
-    rig_new(service, me, NULL, third);
+    rig_new(service, rig_me, rig_system_prompt, id);
+    rig_new(service, rig_me, NULL, third);
     for (int t = 0; t < 2; t++)
-        expect_turn(service, id, 0, t);
-    assert_int_equal(service_context_fork(service, me, id, NULL, &copy, NULL), 0);
+        rig_expect_turn(service, id, 0, t);
+    assert_int_equal(service_context_fork(service, rig_me, id, NULL, &copy, NULL), 0);
     for (int t = 2; t < RIG_TURNS; t++) {
-        expect_turn(service, id, 0, t);
-        expect_turn(service, third, 1, t - 2);
-        expect_turn(service, copy.record.id, 0, t);
+        rig_expect_turn(service, id, 0, t);
+        rig_expect_turn(service, third, 1, t - 2);
+        rig_expect_turn(service, copy.record.id, 0, t);
     }
     context_info_deinit(&copy);
     service_close(service);
 }
 
-#define WITH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define WITH(test) cmocka_unit_test_setup_teardown(test, rig_setup, rig_teardown)
 
 int main(void)
 {
@@ -660,5 +608,5 @@ int main(void)
         printf("no model here: skipped\n");
         return 77;
     }
-    return cmocka_run_group_tests_name("service", tests, group_setup, group_teardown);
+    return cmocka_run_group_tests_name("service", tests, rig_group_setup, rig_group_teardown);
 }
