@@ -1,8 +1,9 @@
 /* The HTTP side of the daemon: listeners, who calls, routes, streaming. The routes are in docs/HTTP.md.
  *
  * One libmicrohttpd daemon a listener and one thread a connection, so a slow client holds up only itself.
- * Before api_serve every route but /health answers 503. A caller on a Unix socket is known by its uid, one on
- * TCP by the token; with the app's name that makes the owner of its contexts. */
+ * Before api_serve every route but /health answers 503, at once or when loading_wait_ms are over. A caller on
+ * a Unix socket is known by its uid, one on TCP by the token; with the app's name that makes the owner of its
+ * contexts. */
 #ifndef LLMS_API_API_H
 #define LLMS_API_API_H
 
@@ -22,6 +23,7 @@ struct api_options {
     char token[API_TOKEN_BYTES]; /* what TCP callers must show; "" if there is no TCP listener */
     unsigned connection_limit;   /* a listener; 0: 256. One uid may hold half of them */
     unsigned idle_timeout_s;     /* without a byte either way; 0: 60 */
+    unsigned loading_wait_ms;    /* requests that come before api_serve wait for it so long */
     size_t body_limit_bytes;     /* larger bodies are refused with 413; 0: 1 MiB */
 };
 

@@ -77,8 +77,7 @@ static void log_call(const char *owner, const char *id, const struct call_result
                   r->queue_ms, r->switch_ms, r->ttft_ms, r->total_ms);
 }
 
-/* Waits for the end of a call that is not streamed. False: the client went away first. */
-static bool wait_done(struct exchange *exchange, struct call *call, struct buffer *text)
+bool call_wait_done(struct exchange *exchange, struct call *call, struct buffer *text)
 {
     while (call_wait(call, WAIT_MS, text) != CALL_DONE)
         if (os_socket_peer_gone(exchange->socket))
@@ -87,7 +86,7 @@ static bool wait_done(struct exchange *exchange, struct call *call, struct buffe
     return true;
 }
 
-static void answer_gone(struct exchange *exchange)
+void call_answer_gone(struct exchange *exchange)
 {
     log_debug("call %s of %s: the client went away", exchange->match.argument, exchange->owner);
     answer_error(&exchange->answer, 409, "invalid_request_error", "cancelled", "the client went away");
@@ -212,8 +211,8 @@ static void answer_stream(struct exchange *exchange, struct call *call, uint64_t
 static void answer_reply(struct exchange *exchange, struct call *call, uint64_t seed)
 {
     struct buffer reply = {0};
-    if (!wait_done(exchange, call, &reply))
-        answer_gone(exchange);
+    if (!call_wait_done(exchange, call, &reply))
+        call_answer_gone(exchange);
     else if (call_result(call)->code < 0)
         answer_failure(&exchange->answer, &call_result(call)->error);
     else
@@ -279,8 +278,8 @@ void route_prepare(struct exchange *exchange)
         answer_failure(&exchange->answer, &error);
         return;
     }
-    if (!wait_done(exchange, call, &nothing))
-        answer_gone(exchange);
+    if (!call_wait_done(exchange, call, &nothing))
+        call_answer_gone(exchange);
     else if (call_result(call)->code < 0)
         answer_failure(&exchange->answer, &call_result(call)->error);
     else

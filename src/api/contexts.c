@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "api/body.h"
+#include "api/calls.h"
 #include "api/routes.h"
 #include "service/service.h"
 
@@ -57,20 +58,41 @@ void route_context_create(struct exchange *exchange)
     json_decref(json);
 }
 
+/* Takes the call over; a client that goes away takes it back. */
+static void answer_fork(struct exchange *exchange, struct call *call)
+{
+    struct buffer nothing = {0};
+    struct context_info info;
+    if (!call_wait_done(exchange, call, &nothing)) {
+        call_answer_gone(exchange);
+    } else {
+        const struct call_result *result = call_result(call);
+        if (result->code == 0)
+            service_forked(exchange->service, call, &info);
+        answer_context(exchange, 201, result->code, &info, &result->error);
+    }
+    buffer_deinit(&nothing);
+    call_release(call);
+}
+
 void route_context_fork(struct exchange *exchange)
 {
     struct body_context body;
-    struct context_info info;
+    struct call *call;
     struct error error = {0};
+    int code;
     json_t *json = exchange_json(exchange);
     if (!json)
         return;
     if (body_read_fork(json, &body, &error) < 0) {
         answer_invalid(&exchange->answer, &error);
     } else {
-        int code = service_context_fork(exchange->service, exchange->owner, exchange->match.argument,
-                                        body.name.data, &info, &error);
-        answer_context(exchange, 201, code, &info, &error);
+        code = service_fork_start(exchange->service, exchange->owner, exchange->match.argument,
+                                  body.name.data, &call, &error);
+        if (code < 0)
+            answer_failure(&exchange->answer, &error);
+        else
+            answer_fork(exchange, call);
     }
     json_decref(json);
 }

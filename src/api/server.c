@@ -188,6 +188,20 @@ static bool admit(struct exchange *exchange, const struct peer *peer)
     return true;
 }
 
+/* The service, once there is one: a daemon that was started for this very request is still loading. */
+static struct service *await_service(const struct exchange *exchange)
+{
+    const struct timespec pause = {.tv_nsec = 10000000};
+    struct api *api = exchange->api;
+    for (unsigned waited = 0; waited < api->options.loading_wait_ms; waited += 10) {
+        if (atomic_load(&api->service) || atomic_load(&api->stopping) ||
+            os_socket_peer_gone(exchange->socket))
+            break;
+        nanosleep(&pause, NULL);
+    }
+    return atomic_load(&api->service);
+}
+
 /* There is such a route, and it can be taken now. False: the answer says why not. */
 static bool route_ready(struct exchange *exchange, const char *method, const char *path)
 {
@@ -203,7 +217,7 @@ static bool route_ready(struct exchange *exchange, const char *method, const cha
     } else if (MHD_get_connection_values(exchange->connection, MHD_GET_ARGUMENT_KIND, NULL, NULL) > 0) {
         answer_error(answer, 400, "invalid_request_error", "unknown_parameter",
                      "%s takes no query parameters", match->route->pattern);
-    } else if (!exchange->service && !match->route->open) {
+    } else if (!match->route->open && !(exchange->service = await_service(exchange))) {
         answer_error(answer, 503, "server_error", "loading", "the model is still loading");
         answer->retry = true;
     } else if (strchr(match->route->pattern, '{') && !*match->argument) {

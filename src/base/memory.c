@@ -4,6 +4,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 static atomic_long fault_nth; /* 0: off */
 static atomic_bool fault_persistent;
@@ -56,6 +59,15 @@ char *mem_strdup(const char *text)
 void mem_free(void *memory)
 {
     free(memory);
+}
+
+void mem_trim(void)
+{
+#ifdef __GLIBC__
+    enum { MUCH = 2 << 20 };
+    if (mallinfo2().fordblks > MUCH)
+        malloc_trim(MUCH / 4);
+#endif
 }
 
 void mem_fault_set(long nth, bool persistent)

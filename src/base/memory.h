@@ -14,6 +14,9 @@ void *mem_realloc(void *memory, size_t bytes);
 void *mem_aligned(size_t alignment, size_t bytes); /* alignment: a power of two */
 char *mem_strdup(const char *text);
 void mem_free(void *memory);
+/* Gives memory that was freed back to the system, where the heap holds much of it in pieces. Takes up to some
+ * milliseconds. */
+void mem_trim(void);
 
 /* Tests: let the `nth` allocation from now on (1 is the next) fail, and with `persistent` all after it too.
  * 0 turns it off. mem_fault_hits: how many have failed since. */

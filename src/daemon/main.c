@@ -27,7 +27,7 @@
 #include "os/socket.h"
 #include "service/service.h"
 
-enum { GRACE_MS = 3000, DRAIN_MS = 1000, EXIT_USAGE = 2 };
+enum { GRACE_MS = 3000, DRAIN_MS = 1000, LOADING_WAIT_MS = 30000, EXIT_USAGE = 2 };
 
 struct loader {
     const struct options *options;
@@ -129,6 +129,8 @@ static int open_api(const struct options *options, const struct systemd_sockets 
                     struct error *error)
 {
     struct api_options api_options = {.version = LLMS_VERSION};
+    if (passed->count) /* it was a request that started us */
+        api_options.loading_wait_ms = LOADING_WAIT_MS;
     int code = 0;
     if (needs_token(options, passed))
         code = api_token_load(options->state_directory, api_options.token, error);

@@ -3,8 +3,8 @@
  * Under pressure the budget in force shrinks to half of what is resident, and every two seconds by as much
  * again, down to a quarter of what is configured; when pressure is over the whole is in force again. Anyone
  * may change what shall hold, under the lock; the worker alone puts it in force, between two steps of its
- * own, so that room it made for something stays. What pressure took away the running call may take back, as
- * far as the configured budget, rather than fail. */
+ * own or two layers of a pass, so that room it made for something stays. What pressure took away the running
+ * call may take back, as far as the configured budget, rather than fail. */
 #include <errno.h>
 #include <inttypes.h>
 

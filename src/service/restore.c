@@ -351,9 +351,20 @@ static int deliver(struct restore *r, struct slot *slot, uint32_t layer)
     return code;
 }
 
+/* Between two layers what shall hold of the budget is met, from what other contexts have: a long prompt does
+ * not keep it waiting. */
+static int tend(void *argument, uint32_t layer)
+{
+    const struct restore *r = argument;
+    (void)layer;
+    budget_tend(r->turn->service);
+    return 0;
+}
+
 static int gate(void *argument, uint32_t layer)
 {
     struct restore *r = argument;
+    tend(r, layer);
     if (r->run_count == 0 || layer < r->delivered) /* nothing is read, or a later part of the pass */
         return 0;
     struct slot *slot = &r->slots[layer % SLOTS];
@@ -412,7 +423,7 @@ static int run_pass(struct restore *r, bool logits)
         .logits_from = logits ? r->tokens.count - 1 : r->tokens.count,
         .logits = logits ? turn->service->logits : NULL,
         .cancel = &turn->call->cancel,
-        .gate = ahead ? NULL : gate,
+        .gate = ahead ? tend : gate,
         .gate_argument = r,
         .density_tokens =
             turn->service->policy->levels.rule == LEVELS_KEEP ? 0 : r->tokens.count - r->recomputed_tokens,

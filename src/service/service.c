@@ -463,17 +463,17 @@ int service_context_turns(struct service *service, const char *owner, const char
     return journal_turns(service->journal, id, 0, out, count, error);
 }
 
-int service_context_fork(struct service *service, const char *owner, const char *id, const char *name,
-                         struct context_info *out, struct error *error)
+int service_fork_start(struct service *service, const char *owner, const char *id, const char *name,
+                       struct call **out, struct error *error)
 {
-    struct context_info info = {0};
+    struct journal_context record = {0};
     struct call *call = NULL;
     if (name && !utf8_valid(name, strlen(name)))
         return error_set(error, -EINVAL, "a context's name is not valid UTF-8");
-    int code = journal_context_get(service->journal, owner, id, &info.record, error); /* invariant 7 */
+    int code = journal_context_get(service->journal, owner, id, &record, error); /* invariant 7 */
     if (code < 0)
         return code;
-    journal_context_deinit(&info.record);
+    journal_context_deinit(&record);
     code = call_create(service, CALL_KIND_FORK, NULL, &call);
     if (code < 0)
         return error_set(error, code, "out of memory");
@@ -481,20 +481,36 @@ int service_context_fork(struct service *service, const char *owner, const char 
         code = error_set(error, -ENOMEM, "out of memory");
     if (code == 0)
         code = call_enqueue(service, call, owner, id, error);
-    if (code == 0) {
-        call_await(call);
-        code = call->result.code;
-        if (code < 0)
-            error_set(error, code, "%s", call->result.error.text);
-    }
-    if (code == 0) {
-        info.record = call->forked; /* taken over */
-        call->forked = (struct journal_context){0};
-        pthread_mutex_lock(&service->lock);
-        describe(service, &info, 0);
-        pthread_mutex_unlock(&service->lock);
-        *out = info;
-    }
+    if (code < 0)
+        call_unref(call);
+    else
+        *out = call;
+    return code;
+}
+
+void service_forked(struct service *service, struct call *call, struct context_info *out)
+{
+    struct context_info info = {.record = call->forked}; /* taken over */
+    call->forked = (struct journal_context){0};
+    pthread_mutex_lock(&service->lock);
+    describe(service, &info, 0);
+    pthread_mutex_unlock(&service->lock);
+    *out = info;
+}
+
+int service_context_fork(struct service *service, const char *owner, const char *id, const char *name,
+                         struct context_info *out, struct error *error)
+{
+    struct call *call = NULL;
+    int code = service_fork_start(service, owner, id, name, &call, error);
+    if (code < 0)
+        return code;
+    call_await(call);
+    code = call->result.code;
+    if (code < 0)
+        error_set(error, code, "%s", call->result.error.text);
+    else
+        service_forked(service, call, out);
     call_unref(call);
     return code;
 }

@@ -81,6 +81,11 @@ int service_context_turns(struct service *service, const char *owner, const char
 /* Waits its turn behind the context's calls; shares its chunks. name may be NULL: the source's. */
 int service_context_fork(struct service *service, const char *owner, const char *id, const char *name,
                          struct context_info *out, struct error *error);
+/* The same without waiting: a call that is collected, cancelled and released as any other. service_forked,
+ * after CALL_DONE without a failure and once: the copy. */
+int service_fork_start(struct service *service, const char *owner, const char *id, const char *name,
+                       struct call **out, struct error *error);
+void service_forked(struct service *service, struct call *call, struct context_info *out);
 /* Cancels the context's calls (they end with -ECANCELED), then deletes it for good. */
 int service_context_delete(struct service *service, const char *owner, const char *id, struct error *error);
 
@@ -168,8 +173,8 @@ struct service_status {
 };
 void service_status(struct service *service, struct service_status *out);
 
-/* Changes the budget while running: at the next step of the running call, and before the next one starts,
- * what is over it leaves memory. */
+/* Changes the budget while running: at the next step of the running call or the next layer of its prompt, and
+ * before the next call starts, what is over it leaves memory. */
 int service_set_budget(struct service *service, uint64_t budget_bytes, struct error *error);
 
 #endif

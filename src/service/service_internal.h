@@ -187,7 +187,9 @@ void budget_watch(struct service *service, const struct service_options *options
 /* Under the lock, the worker's: puts in force what shall hold. True: more is resident than that allows. */
 bool budget_apply(struct service *service);
 unsigned budget_due_ms(const struct service *service); /* under the lock: until it shrinks again; 0: never */
-void budget_tend(struct service *service); /* between two steps of a call: the budget applied and met */
+/* Between two steps of a call, and two layers of a pass: the budget applied and met. Reads may be under way.
+ */
+void budget_tend(struct service *service);
 /* Lets the running call have `bytes` of the configured budget though memory is short. False: it has, or they
  * are more than is configured. */
 bool budget_stretch(struct service *service, uint64_t bytes);

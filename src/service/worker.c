@@ -13,8 +13,11 @@ enum { SETTLE_MS = 3 }; /* what the next call may have to wait for the last one'
 static int run_fork(struct service *service, struct call *call, struct error *error)
 {
     struct context *source = call->context;
-    int code = journal_context_fork(service->journal, source->owner, source->id, call->fork_name,
-                                    service->contexts_per_app, &call->forked, error);
+    int code = atomic_load(&call->cancelled);
+    if (code < 0)
+        return error_set(error, code, "%s", call_cancel_words(code));
+    code = journal_context_fork(service->journal, source->owner, source->id, call->fork_name,
+                                service->contexts_per_app, &call->forked, error);
     if (code < 0)
         return code;
     pthread_mutex_lock(&service->lock);
@@ -80,9 +83,19 @@ static void rest(struct service *service)
     }
 }
 
+/* Chunks of all levels come and go between small things that stay: what is free between those is the
+ * system's. Under the lock. */
+static void trim(struct service *service)
+{
+    pthread_mutex_unlock(&service->lock);
+    mem_trim();
+    pthread_mutex_lock(&service->lock);
+}
+
 void *worker_main(void *argument)
 {
     struct service *service = argument;
+    bool trimmed = true; /* since the last job */
     pthread_mutex_lock(&service->lock);
     for (;;) {
         if (must_sweep(service)) {
@@ -110,11 +123,16 @@ void *worker_main(void *argument)
                 residency_evict_random(service);
             pthread_mutex_lock(&service->lock);
             service->running = NULL;
+            trimmed = false;
             call_finish(call, &result);
         } else if (service->quit) {
             break;
         } else if (!more && !must_tend(service)) {
-            rest(service);
+            if (trimmed)
+                rest(service);
+            else
+                trim(service);
+            trimmed = true;
         }
     }
     pthread_mutex_unlock(&service->lock);

@@ -13,6 +13,7 @@ import unittest
 
 from daemon import PATIENCE_S, Answer, Daemon
 
+STRESSED = "LLMS_STRESS" in os.environ  # everything leaves memory after each call
 LONG = {"temperature": 10, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 21}  # noise, which seldom comes to an end
 GREEDY = {"temperature": 0, "max_tokens": 24}
 NOBODY = "/v1/contexts/ctx_000000000000000000000000"
@@ -137,6 +138,7 @@ class Routes(Case):
             self.assertEqual(json.load(told), [403, "permission_denied"])
         self.assertEqual(d.get("/v1/status").json["kv"]["budget_bytes"], 64 << 20)
 
+    @unittest.skipIf(STRESSED, "nothing stays in memory")
     def test_lowered_budget(self):
         """Within a second what is over it has left memory, and the context answers on."""
         context = self.fresh(system_prompt="Be brief. " * 100)
@@ -201,8 +203,9 @@ class Routes(Case):
         after = self.check(d.get(context, app=self.app), 200)
         self.assertEqual(after["turns"], 1)
         self.assertEqual(after["tokens"], reply["usage"]["context_tokens"])
-        self.assertGreater(after["tokens_resident"], 0)
-        self.assertGreater(after["bytes_resident"], 0)
+        if not STRESSED:
+            self.assertGreater(after["tokens_resident"], 0)
+            self.assertGreater(after["bytes_resident"], 0)
         chunks = after["chunks"]
         self.assertEqual(chunks["resident"], sum(chunks["level%d" % bits] for bits in (16, 8, 4, 2)))
         self.assertEqual(sorted(chunks), ["level16", "level2", "level4", "level8", "missing", "resident", "stored"])
@@ -562,6 +565,29 @@ class Together(Case):
         connection.close()
         self.assertEqual(d.wait_idle()["cancelled"], before + 1)
         self.assertEqual(d.get(context, app=self.app).json["turns"], 0)
+
+    def test_gone_while_forking(self):
+        """A fork waits behind the context's calls; a client that does not wait for it gets none."""
+        context = self.fresh()
+        cancelled = False
+        for _ in range(20):  # the call in front may draw an end token at once
+            contexts = len(d.get("/v1/contexts", app=self.app).json["data"])
+            stream = d.stream(context, app=self.app, **LONG)
+            next(stream.events())
+            connection = d.connect()
+            connection.request("POST", context + "/fork", "{}", {"X-LLMS-App": self.app})
+            self.eventually(lambda: d.calls()["waiting"] or not d.calls()["running"], "the fork does not wait")
+            cancelled = d.calls()["waiting"] > 0
+            connection.close()
+            if cancelled:
+                self.eventually(lambda: not d.calls()["waiting"], "the fork is not taken back")
+                cancelled = d.calls()["running"] > 0  # it was not its turn
+            stream.close()
+            d.wait_idle()
+            if cancelled:
+                self.assertEqual(len(d.get("/v1/contexts", app=self.app).json["data"]), contexts)
+                return
+        self.fail("no call lasted")
 
     def test_half_closed(self):
         """A client on a Unix socket that ends its sending side (nc -N) still gets its reply."""

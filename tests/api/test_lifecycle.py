@@ -443,7 +443,11 @@ class Systemd(Case):
             tcp.listen()
             early = UnixConnection(self.path("s"))  # a caller from before the daemon is there
             early.request("GET", "/health")
+            first = UnixConnection(self.path("s"))  # waits for the model
+            first.request("GET", "/v1/contexts")
             daemon = self.start_with([unix, tcp])
+            self.assertEqual(first.getresponse().status, 200)
+            first.close()
             response = early.getresponse()
             body = json.loads(response.read())
             self.assertIn((response.status, body["status"]), ((200, "ok"), (503, "loading")))

@@ -227,6 +227,52 @@ static void test_lowered_during_a_call(void **state)
     service_close(service);
 }
 
+/* Lowered while a long prompt is computed: met before its first token, within a second. */
+static void test_lowered_during_a_prompt(void **state)
+{
+    (void)state;
+    char id[JOURNAL_ID_BYTES], idle[JOURNAL_ID_BYTES];
+    static char words[1700 * 6 + 1];
+    double ms = -1;
+    for (size_t i = 0; i < 1700; i++)
+        memcpy(words + 6 * i, " table", 6);
+    struct service *service = open_watched(MANY_CHUNKS, 60000);
+    converse_once(service, id, idle);
+    for (int attempt = 0; attempt < 20 && ms < 0; attempt++) {
+        struct call *call = NULL;
+        struct buffer text = {0};
+        struct call_params params = rig_params(words, 2);
+        uint64_t before = status_of(service).kv_resident_bytes;
+        rig_new(service, rig_me, NULL, id);
+        assert_int_equal(service_call_start(service, rig_me, id, &params, &call, NULL), 0);
+        while (status_of(service).kv_resident_bytes <= before && call_wait(call, 1, &text) == CALL_WAITING)
+            ;
+        uint64_t start = clock_ns();
+        lower(service);
+        while (status_of(service).kv_resident_bytes > status_of(service).kv_allowed_bytes &&
+               clock_ms_since(start) < PATIENCE_MS)
+            usleep(1000);
+        if (call_wait(call, 0, &text) == CALL_WAITING) { /* still at its prompt */
+            ms = clock_ms_since(start);
+            struct context_info info = rig_info(service, idle);
+            assert_true(info.chunks_resident < (info.tokens + 15) / 16);
+            context_info_deinit(&info);
+        }
+        struct rig_reply reply = rig_finish(call);
+        assert_int_equal(reply.result.code, 0);
+        rig_reply_deinit(&reply);
+        buffer_deinit(&text);
+        assert_int_equal(service_context_delete(service, rig_me, id, NULL), 0);
+        assert_int_equal(service_set_budget(service, (uint64_t)MANY_CHUNKS * CHUNK, NULL), 0);
+        rig_new(service, rig_me, NULL, idle);
+        reply = rig_ask(service, rig_me, idle, rig_prompts[0], RIG_REPLY);
+        rig_reply_deinit(&reply);
+    }
+    print_message("met after %.1f ms\n", ms);
+    assert_true(ms >= 0 && ms < 1000);
+    service_close(service);
+}
+
 int main(void)
 {
     if (!rig_model()) {
@@ -238,6 +284,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_few_chunks, begin, end),
         cmocka_unit_test_setup_teardown(test_pressure_during_a_call, begin, end),
         cmocka_unit_test_setup_teardown(test_lowered_during_a_call, begin, end),
+        cmocka_unit_test_setup_teardown(test_lowered_during_a_prompt, begin, end),
     };
     return cmocka_run_group_tests(tests, rig_group_setup, rig_group_teardown);
 }

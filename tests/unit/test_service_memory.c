@@ -125,7 +125,7 @@ static void test_memory_is_bounded(void **state)
     if (MEASURED) {
         assert_true(most[1] <= options.kv_budget_bytes + 32 * MIB);
         assert_true(most[0] <= options.kv_budget_bytes + 32 * MIB);
-        assert_true(most[1] <= most[0] + MIB); /* the heap's own ups and downs */
+        assert_true(most[1] <= most[0] + 2 * MIB); /* what the heap may keep (mem_trim) */
     }
     while (play.count)
         drop(&play, play.count - 1);
