@@ -105,12 +105,12 @@ static void batches_and_threads_do_not_matter(void **state)
 static void instruction_sets_agree(void **state)
 {
     (void)state;
-    static const char *const isas[] = {"plain", "avx2", "avx512"};
+    static const char *const isas[] = {"plain", "avx2", "avxvnni", "avx512", "amx"};
     struct random r = {1};
     for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
         struct run first, other;
         int32_t tokens[TOKENS];
-        for (size_t i = 0; i < 3; i++) {
+        for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
             struct run *run = i ? &other : &first;
             setenv("LLMS_ISA", isas[i], 1);
             start(run, models[m], 2, 16);
