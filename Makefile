@@ -3,7 +3,7 @@
 #   make demo      install what is missing, build, and see several apps share one resident model
 #   make check     install what is missing, build, run every test
 #   make           build into build/
-#   make bench     measure this machine
+#   make bench     measure this machine, half an hour; FULL=1: at full size, many hours
 #   make install   install what was built (PREFIX, DESTDIR)
 #   make lint      clang-format, clang-tidy, the tree's own rules
 #   make sanitize  the tests under ASan and UBSan, and the threaded ones under TSan
@@ -31,9 +31,10 @@ check:
 	@tools/build $(BUILD) -Dwerror=true
 	@tools/check $(BUILD)
 
-bench: build
-	$(BUILD)/llms-bench speed --model $(MODEL)
-	$(BUILD)/llms-bench switch --model $(MODEL) --contexts 8 --tokens 1500 --budget 6M --policy llms,int4,vllm-sq,lmk
+bench:
+	@tools/install-dependencies bench
+	@tools/build $(BUILD)
+	@tools/bench $(BUILD) $(MODEL) $(FULL)
 
 install:
 	@tools/install-dependencies

@@ -21,6 +21,8 @@ int bench_speed(int argc, char **argv);
 int bench_switch(int argc, char **argv);
 int bench_quality(int argc, char **argv);
 int bench_trace(int argc, char **argv);
+int bench_regimes(int argc, char **argv);
+int bench_chunks(int argc, char **argv);
 
 /* ---- options ---- */
 

@@ -13,6 +13,8 @@ static const struct {
     {"switch", bench_switch, "what going from one context to another costs under one KV budget"},
     {"quality", bench_quality, "what keeping KV in fewer bits costs in perplexity and recall"},
     {"trace", bench_trace, "the paper's trace of calls, replayed on a daemon"},
+    {"regimes", bench_regimes, "where reading or recomputing or both bring a context back soonest"},
+    {"chunks", bench_chunks, "what chunks of other sizes would read"},
     {"logits", bench_logits, "the engine's own numbers after some tokens"},
     {"tokens", bench_tokens, "the token ids of a text"},
     {"model", bench_model, "write a GGUF with random weights in the shape of a known model"},

@@ -128,7 +128,7 @@ static int make_call(struct replay *r, size_t index, struct error *error)
         .warmup = index < o->warmup,
         .turn = place->turns,
     };
-    uint64_t reply = o->reply && o->reply < wanted->reply ? o->reply : wanted->reply;
+    uint64_t reply = o->reply ? o->reply : wanted->reply;
     json_t *answer = NULL;
     int code = call.prepared ? measure_switch(r, place, &call, error) : 0;
     if (code == 0)

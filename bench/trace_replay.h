@@ -24,7 +24,7 @@ struct replay_options {
     uint64_t storage_bytes_per_s; /* 0: as it is */
     uint64_t calls;               /* at most, of the trace */
     uint64_t warmup;              /* the first of them, which do not count */
-    uint64_t reply;               /* most tokens of a reply; 0: as the trace has it */
+    uint64_t reply;               /* tokens of every reply; 0: as the trace has it */
     uint64_t pause_ms;            /* after each call */
     enum replay_measure measure;
 };
