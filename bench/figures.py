@@ -294,7 +294,7 @@ POINT_VALUES = ["storage_mb_s", "recompute_tokens_per_s", "load_ms", "recompute_
 def figure_regimes(driver):
     """Where reading, recomputing, or both pays: the planner's map, and points of it measured."""
     level = 8
-    length = 1536
+    length = 1024
     planned = driver.results("regimes-map", ["model", "point"], POINT_VALUES)
     measured = driver.results("regimes-measured", ["model", "storage"], POINT_VALUES)
     small = make_model(driver, "smollm2-135m", "Q8_0")
@@ -322,14 +322,14 @@ def figure_regimes(driver):
         start = time.monotonic()
         driver.progress("regimes: %s at %s MB/s" % (name, storage or "the disk's"))
         limit = ["--storage", storage] if storage else []
-        answer = driver.ask("switch", "--model", model, "--contexts", 4, "--tokens", length, "--budget",
+        answer = driver.ask("switch", "--model", model, "--contexts", 3, "--tokens", length, "--budget",
                             kv_budget(driver, model, length), "--policy", "no-compression", "--splits", "0,100", "--restore",
                             "--calls", calls, "--pause", 5, *limit, *driver.state())
         measured.add(model=name, storage=storage, **measured_row(answer))
         driver.spent += time.monotonic() - start
         driver.done += estimate
 
-    models = [(driver.model, [0, 250, 100, 50, 25, 10], 8, 4), (small, [0, 100, 50, 25, 10], 3, 14)]
+    models = [(driver.model, [0, 250, 100, 50, 25, 10], 8, 4), (small, [0, 100, 50, 25, 10], 3, 12)]
     if driver.scale.full:
         models.append((make_model(driver, "llama-3.2-1b", "Q4_0"), [0, 50, 10, 5, 2], 5, 300))
     for model, storages, calls, estimate in models:
@@ -414,18 +414,18 @@ def measure_all(driver, names):
     for name in names:
         work.append((name, list(FIGURES[name](driver))))
     driver.planned = sum(estimate for _, steps in work for _, estimate, _ in steps)
+    every = {name: list(dict.fromkeys(results for results, _, _ in steps)) for name, steps in work}
+    anew = all(results.same() and results.complete for files in every.values() for results in files)
     for name, steps in work:
-        files = []
-        for results, _, _ in steps:
-            if results not in files:
-                files.append(results)
-        kept = sum(results.begin() for results in files)
+        files = every[name]
+        kept = sum(results.begin(anew) for results in files)
         if kept:
             driver.quiet()
-            print("%s: goes on behind %d rows" % (name, kept), file=sys.stderr)
+            print("%s: has %d rows from before" % (name, kept), file=sys.stderr)
         before = driver.done
-        for _, estimate, step in steps:
-            step()
+        for results, _, step in steps:
+            if not results.complete:
+                step()
         driver.done = before + sum(estimate for _, estimate, _ in steps)
         for results in files:
             results.finish()

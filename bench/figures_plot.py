@@ -95,13 +95,13 @@ def draw_9(results, path):
     panels(path, items, setup="set logscale y\nset xtics (2,4,6,8,12,16)\nset xrange [1:17]\nset yrange [0.02:2000]\n")
 
 
-def bars(path, rows, groups, names, y, ylabel, title_of, width=900, height=400, log=True):
+def bars(path, rows, groups, names, y, ylabel, title_of, width=900, height=400, log=True, rows_of_key=3):
     """Clustered bars: a group for each value of the column `groups`, a bar for each policy; the spread of repeats as
-    error bars."""
+    a line."""
     policies, values = unique(rows, "policy"), unique(rows, groups)
     script = HEAD % (width, height, path)
     script += "set ylabel '%s'\nset boxwidth %.3f\nset style fill pattern border -1\n" % (ylabel, 0.8 / len(policies))
-    script += "set xrange [-0.6:%.1f]\nset key top left maxrows 3\n" % (len(values) - 0.4)
+    script += "set xrange [-0.6:%.1f]\nset key top left maxrows %d\n" % (len(values) - 0.4, rows_of_key)
     script += "set bmargin 4\n"
     script += "set logscale y\n" if log else "set yrange [0:*]\n"
     script += "set xtics (%s)\n" % ", ".join('"%s" %d' % (title_of(v), i) for i, v in enumerate(values))
@@ -118,15 +118,15 @@ def bars(path, rows, groups, names, y, ylabel, title_of, width=900, height=400, 
         if not lines:
             continue
         colour, _, _, pattern = STYLE.get(policy, ("#000000", 1, 1, 1))
-        name = "bars_" + policy.replace("-", "_")
+        name = "bars_%d" % index
         script += "$%s << END\n%s\nEND\n" % (name, "\n".join(lines))
         plots.append("$%s using 1:2 with boxes fillstyle pattern %d linecolor '%s' title '%s'" % (
             name, pattern, colour, names.get(policy, policy)))
-        plots.append("$%s using 1:2:3:4 with yerrorbars linecolor '#000000' linewidth 1.3 pointtype -1 notitle" % name)
+        plots.append("$%s using 1:3:(0):($4-$3) with vectors nohead linecolor '#000000' linewidth 2 notitle" % name)
     if not plots:
         return
     if log:  # room for the key
-        script += "set yrange [*:%.3g]\n" % (max(tops) * 20)
+        script += "set yrange [*:%.3g]\n" % (max(tops) * 30)
     gnuplot(script + "plot " + ", \\\n  ".join(plots) + "\n", path)
 
 
@@ -247,7 +247,7 @@ set multiplot layout 1,%d
         points = ['%.4f %.4f "%.1f"' % (math.log10(number(r, "storage_mb_s")), math.log10(number(r, "recompute_tokens_per_s")),
                                        gain(r)) for r in measured if r["model"] == model and number(r, "best_ms") is not None]
         script += "$map%d << END\n%s\nEND\n" % (index, "\n".join(gains))
-        plots = ["$map%d using 1:2:3 with image pixels" % index]
+        plots = ["$map%d using 1:2:3 with image" % index]
         if points:
             script += "$own%d << END\n%s\nEND\n" % (index, "\n".join(points))
             plots += ["$own%d using 1:2 with points pointtype 7 pointsize 0.9 linecolor 'white'" % index,
@@ -267,7 +267,8 @@ def draw_peer(results, path):
     looks = ["llms", "vllm-sq", "lmk", "int4", "swapping"]
     for row, name in zip(unique(rows, "who"), looks):
         STYLE[row] = STYLE[name]
-    bars(path, rows, "group", {}, "ttft_ms_mean", "mean time to the first token, ms", lambda v: v, 700)
+    bars(path, rows, "group", {}, "ttft_ms_mean", "mean time to the first token, ms", lambda v: v, 700,
+         rows_of_key=5)
 
 
 DRAWINGS = {"fig9": draw_9, "storage": draw_storage, "fig10": draw_10, "fig11": draw_11, "fig13": draw_13, "fig14": draw_14,

@@ -1,8 +1,8 @@
 """Results as CSV files: one row a point, with the commit it was measured at; comment lines say the machine.
 
 A file is either being measured or complete ("# complete" is then its last line). A run that was interrupted leaves
-what it has; the next one at the same commit, with the same settings, goes on behind it. A complete file, or one of
-another commit or other settings, is measured anew.
+what it has; the next one at the same commit, with the same settings, goes on behind it. Files of another commit or
+other settings are measured anew, and so are all where all are complete.
 """
 import csv
 import os
@@ -70,11 +70,17 @@ class Results:
         self.rows = [row for row in csv.DictReader(body) if None not in row.values()]
         return self
 
-    def begin(self):
-        """Goes on with the file if it is an interrupted one of the same settings, else empties it. How many rows stay."""
+    def same(self):
+        """Whether the file is of the same settings."""
         self.read()
-        if self.complete or self.head_read != self.head or (self.rows and list(self.rows[0]) != self.columns):
+        return self.head_read == self.head and (not self.rows or list(self.rows[0]) == self.columns)
+
+    def begin(self, anew=False):
+        """Goes on with the file if it is of the same settings, else (and if anew) empties it. How many rows stay."""
+        if not self.same() or anew:
             self.rows = []
+        elif self.complete:
+            return len(self.rows)
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         with open(self.path, "w", newline="") as out:
             out.write("\n".join(self.head) + "\n")
@@ -96,6 +102,8 @@ class Results:
             csv.DictWriter(out, self.columns, lineterminator="\n").writerow(shown)
 
     def finish(self):
+        if self.complete:
+            return
         with open(self.path, "a") as out:
             out.write(COMPLETE + "\n")
         self.complete = True

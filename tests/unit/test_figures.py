@@ -53,16 +53,23 @@ class Files(Case):
             out.write("2,y")
         self.assertEqual(self.results().begin(), 1)
 
-    def test_complete_or_other_settings_begin_anew(self):
-        for change, kept in (({}, 0), ({"commit": "def"}, 0), ({"machine": "another"}, 0)):
+    def test_complete_files_stay_until_all_are(self):
+        one = self.results()
+        one.begin()
+        one.add(a=1, b="x", value=2)
+        one.finish()
+        one.finish()
+        self.assertEqual(read(one.path).count(COMPLETE), 1)
+        two = self.results()
+        self.assertEqual((two.begin(), two.complete), (1, True))
+        self.assertEqual((two.begin(anew=True), two.complete), (0, False))
+
+    def test_other_settings_begin_anew(self):
+        for change in ({"commit": "def"}, {"machine": "another"}):
             one = self.results()
             one.begin()
             one.add(a=1, b="x", value=2)
-            if not change:
-                one.finish()
-                self.assertIn(COMPLETE, read(one.path))
-                self.assertTrue(self.results().read().complete)
-            self.assertEqual(self.results(**change).begin(), kept)
+            self.assertEqual(self.results(**change).begin(), 0)
         other = Results(self.directory, "some", ["a"], ["value"], {"commit": "abc"})
         self.results().add(a=1, b="x", value=2)
         self.assertEqual(other.begin(), 0)  # columns differ
