@@ -51,8 +51,10 @@ def table_9(results):
     for pattern in unique(rows, "pattern"):
         own = [r for r in rows if r["pattern"] == pattern]
         counts = unique(own, "contexts")
-        out.append(table([pattern + ", contexts:"] + counts, [
-            [policy] + [cell(one(own, policy=policy, contexts=c)) for c in counts] for policy in unique(own, "policy")]))
+        lines = [[policy] + [cell(one(own, policy=policy, contexts=c)) for c in counts] for policy in unique(own, "policy")]
+        lines.append(["of llms: waiting for the last call's settling"] +
+                     [cell(one(own, policy="llms", contexts=c), "queue_ms_mean") for c in counts])
+        out.append(table([pattern + ", contexts:"] + counts, lines))
     ratios = []
     for policy in [p for p in unique(rows, "policy") if p != "llms"]:
         times = []

@@ -463,56 +463,49 @@ static int run_command(struct bench *bench, bool json)
     return code < 0 ? bench_fail("trace", &error) : 0;
 }
 
-int bench_trace(int argc, char **argv)
+static int read_options(int argc, char **argv, struct bench *bench, bool *json)
 {
-    struct bench bench = {.options = {.calls = 96, .warmup = 4},
-                          .contexts = 8,
-                          .length = 2048,
-                          .interval = 300,
-                          .seed = 1,
-                          .repeats = 1};
-    struct replay_options *o = &bench.options;
-    bool json = false, whole = false;
-    struct error error = {0};
+    struct replay_options *o = &bench->options;
+    bool whole = false;
     const struct bench_option options[] = {
         {"model", BENCH_TEXT, &o->model, "F", "the GGUF"},
-        {"pattern", BENCH_TEXT, &bench.pattern, "P", "random (default), markov or gaussian"},
-        {"contexts", BENCH_NUMBER, &bench.contexts, "N", "(default 8)", 1, TRACE_CONTEXTS_MAX},
-        {"context-length", BENCH_NUMBER, &bench.length, "T", "tokens that each holds (default 2048)", 64,
+        {"pattern", BENCH_TEXT, &bench->pattern, "P", "random (default), markov or gaussian"},
+        {"contexts", BENCH_NUMBER, &bench->contexts, "N", "(default 8)", 1, TRACE_CONTEXTS_MAX},
+        {"context-length", BENCH_NUMBER, &bench->length, "T", "tokens that each holds (default 2048)", 64,
          TRACE_TOKENS_MAX},
-        {"scale", BENCH_TEXT, &bench.scale, "X", "of the paper's growth a call (default 0.0625)"},
-        {"hours", BENCH_TEXT, &bench.hours, "H", "that the trace covers (default 72)"},
-        {"interval", BENCH_NUMBER, &bench.interval, "S", "seconds between calls on average (default 300)", 1,
+        {"scale", BENCH_TEXT, &bench->scale, "X", "of the paper's growth a call (default 0.0625)"},
+        {"hours", BENCH_TEXT, &bench->hours, "H", "that the trace covers (default 72)"},
+        {"interval", BENCH_NUMBER, &bench->interval, "S", "seconds between calls on average (default 300)", 1,
          1000000000},
-        {"seed", BENCH_NUMBER, &bench.seed, "N", "of the trace and the words (default 1)"},
-        {"save", BENCH_TEXT, &bench.save, "F", "write the trace to a file"},
-        {"trace", BENCH_TEXT, &bench.load, "F", "replay this one"},
-        {"dry", BENCH_FLAG, &bench.dry, NULL, "only make, or check, the trace"},
+        {"seed", BENCH_NUMBER, &bench->seed, "N", "of the trace and the words (default 1)"},
+        {"save", BENCH_TEXT, &bench->save, "F", "write the trace to a file"},
+        {"trace", BENCH_TEXT, &bench->load, "F", "replay this one"},
+        {"dry", BENCH_FLAG, &bench->dry, NULL, "only make, or check, the trace"},
         {"budget", BENCH_SIZE, &o->budget_bytes, "SIZE", "KV memory for all contexts"},
-        {"budget-contexts", BENCH_TEXT, &bench.share, "X",
+        {"budget-contexts", BENCH_TEXT, &bench->share, "X",
          "instead: as much as X full contexts take at 8 bits"},
-        {"policy", BENCH_TEXT, &bench.policies, "P[,P..]", "one run each (default: the service's)"},
-        {"repeats", BENCH_NUMBER, &bench.repeats, "N", "runs of each policy (default 1)", 1, 100},
+        {"policy", BENCH_TEXT, &bench->policies, "P[,P..]", "one run each (default: the service's)"},
+        {"repeats", BENCH_NUMBER, &bench->repeats, "N", "runs of each policy (default 1)", 1, 100},
         {"calls", BENCH_NUMBER, &o->calls, "N", "replayed, of the trace (default 96)", 1, TRACE_CALLS_MAX},
         {"full", BENCH_FLAG, &whole, NULL, "the whole trace"},
         {"warmup", BENCH_NUMBER, &o->warmup, "N", "of them, the first, do not count (default 4)", 0,
          TRACE_CALLS_MAX},
         {"reply", BENCH_NUMBER, &o->reply, "N",
          "tokens of every reply, unless the model ends it (default: as the trace has)", 1, 1 << 20},
-        {"measure", BENCH_TEXT, &bench.measure, "M", "switch, ttft or both, in turn (default)"},
+        {"measure", BENCH_TEXT, &bench->measure, "M", "switch, ttft or both, in turn (default)"},
         {"pause", BENCH_NUMBER, &o->pause_ms, "MS", "after each call (default 0: back to back)", 0, 60000},
         {"evict", BENCH_TEXT, &o->evict, "NAME", "lctru, lru or cost instead of the policy's order"},
-        {"kv-ratio", BENCH_TEXT, &bench.ratio, "R",
+        {"kv-ratio", BENCH_TEXT, &bench->ratio, "R",
          "of INT8, instead of the policy's: 0.5 is 4 bits a value"},
-        {"storage", BENCH_NUMBER, &bench.limit_mb_s, "MB/s", "emulate storage that is so fast, in 10^6 bytes",
-         2, 1000000},
-        {"state-dir", BENCH_TEXT, &bench.directory, "DIR",
+        {"storage", BENCH_NUMBER, &bench->limit_mb_s, "MB/s",
+         "emulate storage that is so fast, in 10^6 bytes", 2, 1000000},
+        {"state-dir", BENCH_TEXT, &bench->directory, "DIR",
          "where a directory is made and removed (default: .)"},
         {"threads", BENCH_NUMBER, &o->threads, "T", "compute threads (default: one per CPU)", 1, 1024},
         {"daemon", BENCH_TEXT, &o->daemon, "PATH", "another llmsd than the one beside this program"},
-        {"peer", BENCH_TEXT, &bench.peer, "PATH",
+        {"peer", BENCH_TEXT, &bench->peer, "PATH",
          "a peer-llama-cpp: its llama-server answers the same calls"},
-        {"json", BENCH_FLAG, &json, NULL, "one JSON document"},
+        {"json", BENCH_FLAG, json, NULL, "one JSON document"},
     };
     const struct bench_usage usage = {
         "trace",
@@ -526,6 +519,20 @@ int bench_trace(int argc, char **argv)
     int status = bench_options(&usage, argc, argv);
     if (whole)
         o->calls = TRACE_CALLS_MAX;
+    return status;
+}
+
+int bench_trace(int argc, char **argv)
+{
+    struct bench bench = {.options = {.calls = 96, .warmup = 4},
+                          .contexts = 8,
+                          .length = 2048,
+                          .interval = 300,
+                          .seed = 1,
+                          .repeats = 1};
+    struct error error = {0};
+    bool json = false;
+    int status = read_options(argc, argv, &bench, &json);
     if (status == BENCH_GO)
         status = check(&bench);
     if (status == BENCH_GO) {
