@@ -15,10 +15,11 @@ from dialogues import ACK, ASK, NAMES, NOTE, THINGS
 from phrases import *
 
 # Weights of tokens: what is said; a reply that recalls, and the recalled words in it (set_weights()); a request made up, and
-# the values made up in it. "You have not" and "Your" must weigh the same: they are one decision.
+# the values made up in it. A recalling reply's first word is the decision between "You have not" and "Your": the same for both.
+DECISION = 3.0
 TEXT, RECALL, VALUE, REPLY, CHANCE = 1.0, 1.0, 4.0, 1.0, 0.2
 VARIED = 0.3  # of the dialogues have other values than in the dataset
-REFUSALS = 0.08  # of the questions at the end of a session
+REFUSALS = 0.1  # of the questions at the end of a session
 
 
 def set_weights(value):
@@ -69,7 +70,10 @@ class Session:
 
     def reply(self, text, values=()):
         self.replies.append((text, len(self.turns), values))
+        first = len(self.ids) + len(self.tok.head("assistant"))
         self.say("assistant", text, RECALL, values, VALUE)
+        if self.weights[first] == RECALL:
+            self.weights[first] = DECISION
 
     def learn(self, key, fact):
         self.known.pop(key, None)
@@ -365,7 +369,7 @@ def dialogue(s, m, insert, room):
 
 
 INSERTS = [note, correction, lambda s: s.ask(0.3), refuse, listing, appointment, person, small_talk, repeat]
-INSERT_SHARES = [10, 2, 6, 1, 1, 1, 1, 0.5, 0.7]
+INSERT_SHARES = [16, 2, 7, 1.5, 1, 1, 1, 0.5, 0.7]
 DENSE = [note, correction, lambda s: s.ask(0.3), refuse, listing, appointment, person, repeat, summary, small_talk]
 DENSE_SHARES = [30, 6, 45, 4, 6, 6, 6, 8, 2, 1]
 
@@ -408,7 +412,7 @@ def converse(m, seed, tokens, kind):
         while len(s.ids) < tokens - 60:
             r.choices(DENSE, DENSE_SHARES)[0](s)
     else:
-        insert = 0.1 if kind == "plain" else r.choice([0.1, 0.2, 0.3])
+        insert = 0.08 if kind == "plain" else r.choice([0.1, 0.2, 0.3, 0.4])
         body = tokens * (0.95 if kind == "plain" else r.choice([0.55, 0.7, 0.85]))
         while dialogue(s, m, insert, body - len(s.ids)):
             for _ in range(r.randint(0, 2)):
