@@ -68,7 +68,6 @@ class Driver:
         self.done = self.planned = 0.0  # in estimated seconds
         self.spent = 0.0
         self.child = None
-        self.token_bytes = {}  # of models, at 8 bits
         self.told = 0.0
 
     # ---- progress ----
@@ -91,10 +90,11 @@ class Driver:
 
     # ---- llms-bench ----
 
-    def ask(self, *arguments):
+    def ask(self, *arguments, environment=None):
         """Runs llms-bench; its JSON, or {"error"}."""
         self.child = subprocess.Popen([self.bench] + [str(a) for a in arguments] + ["--json"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                      stderr=subprocess.PIPE, text=True, start_new_session=True)
+                                      stderr=subprocess.PIPE, text=True, start_new_session=True,
+                                      env=dict(os.environ, **(environment or {})))
         try:
             out, errors = self.child.communicate()
         except (KeyboardInterrupt, Stopped):
@@ -279,7 +279,7 @@ def figure_15(driver):
     base = {"pattern": "markov", "contexts": 8, "context_length": scale.length, "calls": scale.rate_calls, "reply": 48}
     for repeat in range(scale.repeats):
         for budget in (100, 2.5):  # all in memory, nothing ever leaves it: as good as no manager; and the usual
-            point = dict(base, budget_contexts=budget, measure="ttft")
+            point = dict(base, budget_contexts=budget)
             yield results, 6, lambda p=point, r=repeat: driver.trace_point(results, p, ["llms", "vllm-sq"], r, estimate=3)
     for pause in scale.pauses:
         point = dict(base, budget_contexts=2.5, pause_ms=pause)
@@ -322,9 +322,9 @@ def figure_regimes(driver):
         start = time.monotonic()
         driver.progress("regimes: %s at %s MB/s" % (name, storage or "the disk's"))
         limit = ["--storage", storage] if storage else []
-        answer = driver.ask("switch", "--model", model, "--contexts", 3, "--tokens", length, "--budget",
-                            kv_budget(driver, model, length), "--policy", "no-compression", "--splits", "0,100", "--restore",
-                            "--calls", calls, "--pause", 5, *limit, *driver.state())
+        answer = driver.ask("switch", "--model", model, "--contexts", 3, "--tokens", length, "--budget", "4G", "--policy",
+                            "no-compression", "--splits", "0,100", "--restore", "--calls", calls, "--pause", 5, *limit,
+                            *driver.state(), environment={"LLMS_STRESS": "evict"})  # all leaves memory after each call
         measured.add(model=name, storage=storage, **measured_row(answer))
         driver.spent += time.monotonic() - start
         driver.done += estimate
@@ -338,15 +338,6 @@ def figure_regimes(driver):
             yield measured, estimate, lambda m=model, s=storage, c=calls, e=estimate: check(m, s, c, e)
 
 
-def kv_budget(driver, model, length):
-    """One context and a little at 8 bits, so that a switch brings nearly all of one in."""
-    if model not in driver.token_bytes:
-        answer = driver.ask("regimes", "--model", model, "--tokens", length, "--level", 8, "--storage", "10,20",
-                            "--recompute", "10,20")
-        driver.token_bytes[model] = answer.get("bytes_per_token", 4096)
-    return int(driver.token_bytes[model] * length * 1.3)
-
-
 def measured_row(answer):
     if "error" in answer:
         return {"error": answer["error"]}
@@ -355,12 +346,18 @@ def measured_row(answer):
     if wrong:
         return {"error": wrong[0]}
     best, load, recompute = runs
-    ms, chunks = recompute["restore_ms"]["median"], best["restore_chunks"]
-    tokens = recompute["restore_chunks"]["recomputed"] * 16 / recompute["restore_ms"]["count"]
-    brought = chunks["loaded"] + chunks["recomputed"]
-    return {"storage_mb_s": best["storage_mb_s"], "recompute_tokens_per_s": tokens / ms * 1e3,
-            "load_ms": load["restore_ms"]["median"], "recompute_ms": ms, "best_ms": best["restore_ms"]["median"],
-            "recomputed_share": chunks["recomputed"] / brought if brought else 0}
+
+    def chunks(run):
+        return (run["restore_chunks"]["loaded"] + run["restore_chunks"]["recomputed"]) / run["restore_ms"]["count"]
+
+    def ms(run):  # contexts grow from run to run: as if each had brought in what the first did
+        return run["restore_ms"]["median"] * chunks(best) / chunks(run)
+
+    if not all(chunks(run) for run in runs):
+        return {"error": "nothing had to be brought back"}
+    return {"storage_mb_s": best["storage_mb_s"], "recompute_tokens_per_s": chunks(best) * 16 / ms(recompute) * 1e3,
+            "load_ms": ms(load), "recompute_ms": ms(recompute), "best_ms": ms(best),
+            "recomputed_share": best["restore_chunks"]["recomputed"] / best["restore_ms"]["count"] / chunks(best)}
 
 
 def make_model(driver, shape, kind):

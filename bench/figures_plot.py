@@ -206,7 +206,7 @@ def draw_14(results, path):
 
 def draw_15(results, path):
     rows = load(results, "fig15").rows
-    rate = [r for r in rows if r["pause_ms"] != "" and number(r, "switch_ms_mean") is not None]
+    rate = [r for r in rows if r["budget_contexts"] == "2.5" and r["repeat"] == "0"]
     first, first_plots = curves(rate, "pause_ms", "switch_ms_mean", "p")
     second, second_plots = curves(rate, "pause_ms", "generate_tokens_per_s_median", "g")
     axis = "set xlabel 'pause between calls, ms'\nset ylabel '%s'\nset yrange [0:*]\n"

@@ -136,13 +136,13 @@ def table_14(results):
 def table_15(results):
     rows = load(results, "fig15").rows
     rate = "generate_tokens_per_s_median"
-    still = [r for r in rows if number(r, "switch_ms_mean") is None]
+    still = [r for r in rows if r["pause_ms"] == "0"]
     lines = []
-    for policy in unique(still, "policy"):
+    for policy in unique([r for r in still if r["budget_contexts"] == "100"], "policy"):
         own = [[r for r in still if r["policy"] == policy and r["budget_contexts"] == b] for b in ("100", "2.5")]
         lines.append([policy] + [spread(o, rate) for o in own])
     first = table(["generation, tokens/s", "all in memory", "budget 2.5"], lines)
-    moving = [r for r in rows if number(r, "switch_ms_mean") is not None]
+    moving = [r for r in rows if r["budget_contexts"] == "2.5" and r["repeat"] == "0"]
     pauses = unique(moving, "pause_ms")
     lines = [[p] + ["%s; %s; %s" % tuple(cell(one(moving, policy=p, pause_ms=n), c) for c in (
         "switch_ms_mean", "ttft_ms_median", rate)) for n in pauses] for p in unique(moving, "policy")]
