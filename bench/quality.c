@@ -21,8 +21,9 @@
 
 enum { SETTINGS_MAX = 32, BANDS = 4, ROUNDS_MAX = 1000 };
 
-static const char default_settings[] = "16,8,uniform-4,uniform-2,paper@0.5,llms@0.5,llms@0.375,"
-                                       "llms@0.3125,llms@0.5x20";
+static const char default_settings[] =
+    "16,8,uniform-4,uniform-2,channel-4,channel-2,paper@0.5,paper-ours@0.5,llms@0.5,llms@0.375,"
+    "llms@0.3125,llms@0.5x20";
 
 static const struct {
     const char *name;
@@ -34,10 +35,26 @@ static const struct {
     {"8", 8, {LEVELS_KEEP, 0, 0, 1}, "INT8, nothing is lowered"},
     {"uniform-4", 8, {LEVELS_FIXED, LEVELS_4, 4, 1}, "every full chunk at 4 bits"},
     {"uniform-2", 8, {LEVELS_FIXED, LEVELS_2, 2, 1}, "every full chunk at 2 bits"},
+    {"channel-4",
+     8,
+     {LEVELS_FIXED, LEVELS_4, 4, 1, KV_PAPER},
+     "every full chunk at 4 bits, the paper's codec"},
+    {"channel-2",
+     8,
+     {LEVELS_FIXED, LEVELS_2, 2, 1, KV_PAPER},
+     "every full chunk at 2 bits, the paper's codec"},
     {"paper",
      8,
+     {LEVELS_PAPER, LEVELS_8 | LEVELS_4 | LEVELS_2, 0, 0.5, KV_PAPER},
+     "the paper's shares of 8, 4 and 2 bits, its codec"},
+    {"paper-ours",
+     8,
      {LEVELS_PAPER, LEVELS_8 | LEVELS_4 | LEVELS_2, 0, 0.5},
-     "the paper's shares of 8, 4 and 2 bits"},
+     "the paper's shares, our codec"},
+    {"llms-paper",
+     8,
+     {LEVELS_DAMAGE, LEVELS_8 | LEVELS_4 | LEVELS_2, 0, 0.5, KV_PAPER},
+     "least damage, the paper's codec"},
     {"llms", 8, {LEVELS_DAMAGE, LEVELS_8 | LEVELS_4 | LEVELS_2, 0, 0.5}, "the default: least damage"},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };

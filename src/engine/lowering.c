@@ -28,7 +28,7 @@ static bool may_lower(const struct kv_chunk *chunk)
 
 static bool allowed(const struct lowering *l, int index, const struct kv_chunk *chunk)
 {
-    return (l->rules->allowed >> index & 1) && level_of[index] < chunk->level;
+    return (l->rules->allowed >> index & 1) && level_of[index] < kv_level_bits(chunk->level);
 }
 
 /* Measures one level of one chunk that was not measured yet. */
@@ -40,8 +40,8 @@ static bool measure_one(const struct lowering *l, struct kv_sequence *sequence)
         for (int k = 0; k < 4 && may_lower(chunk) && chunk->level == l->write_level; k++) {
             if (chunk->damage[k] >= 0 || !allowed(l, k, chunk))
                 continue;
-            chunk->damage[k] =
-                engine_lower(l->engine, chunk->data, chunk->level, chunk->tokens, l->room, level_of[k]);
+            chunk->damage[k] = engine_lower(l->engine, chunk->data, chunk->level, chunk->tokens, l->room,
+                                            levels_tag(l->rules, level_of[k]));
             return true;
         }
     }
@@ -53,10 +53,10 @@ static bool measure_one(const struct lowering *l, struct kv_sequence *sequence)
 static double damage_from(const struct kv_chunk *chunk, uint8_t level, int k)
 {
     double before = 0;
-    if (level_of[k] >= level)
+    if (level_of[k] >= kv_level_bits(level))
         return 0;
     for (int j = 0; j < k; j++)
-        if (level_of[j] == level && chunk->damage[j] > 0)
+        if (level_of[j] == kv_level_bits(level) && chunk->damage[j] > 0)
             before = chunk->damage[j];
     return chunk->damage[k] < 0 ? -1 : chunk->damage[k] > before ? chunk->damage[k] - before : 0;
 }
@@ -121,7 +121,7 @@ static bool lower_one(const struct lowering *l, struct kv_sequence *sequence)
     if (levels && choose(l, sequence, first, count, levels) == 0)
         for (size_t i = 0; i < count && !done; i++) {
             struct kv_chunk *chunk = sequence->chunks[first + i];
-            if (may_lower(chunk) && levels[i] < chunk->level)
+            if (may_lower(chunk) && kv_level_bits(levels[i]) < kv_level_bits(chunk->level))
                 done = lower(l, chunk, levels[i]) == 0;
         }
     mem_free(levels);

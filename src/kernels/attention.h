@@ -5,25 +5,26 @@
  *   level 16 (FP16):  K as [dim][16] halves, then V as [16][dim] halves
  *   level 8  (INT8):  K as [dim][16] signed bytes, V as [16][dim] signed bytes, K scales [16] halves,
  *                     V scales [16] halves: one for a token's vector in a head (value = scale * code)
- *   levels 4 and 2:   kernels/codec.h; K and V are rotated
+ *   levels 4 and 2, ours and the paper's:   kernels/codec.h; ours are rotated, 2 and the paper's by channel
  *
  * (K by dimension, so that a chunk's 16 scores come out as one vector with no sum across lanes.) All the
- * block's K and V of head h start at h * kv_head_bytes(level, dim) (kv/geometry.h); 64-byte aligned.
+ * block's K and V of head h start at h * kv_head_bytes(level, dim) (kv/geometry.h); 16-byte aligned.
  *
  * Rotated chunks are scored with the rotated query; their weighted V is summed apart and rotated back once.
  *
- * Canonical order, per query and head, x being the query, or at levels 4 and 2 the query rotated, and K and V
- * the halves (16), the codes (8), or code - mid (4 and 2), all of them exact in float:
+ * Canonical order, per query and head, x being the query, or in a rotated chunk the query rotated, and K and
+ * V the halves (16), the codes (8), code - mid (4), all of them exact in float, or by channel code * step +
+ * low of the dimension (fused):
  *
- *   score[t]  (sum over d ascending, fused, of x[d] * K[d][t]) * K scale (not at 16) * scale
+ *   score[t]  (sum over d ascending, fused, of x[d] * K[d][t]) * K scale (8 and 4 only) * scale
  *   p[t]      exp(score[t] - the largest visible score), by the kernels' own polynomial
  *   total     of p, in 16 lanes by t mod 16, lanes then added in a fixed tree
- *   w[t]      p[t] * V scale (not at 16)
- *   A[d]      sum over t of levels 16 and 8, ascending, fused, of w[t] * V[t][d]
- *   B[d]      the same over t of levels 4 and 2
- *   out[d]    (A[d] + (R B)[d]) / total; A[d] / total where the query sees no chunk of level 4 or 2
+ *   w[t]      p[t] * V scale (8 and 4 only)
+ *   A[d]      sum over t of chunks that are not rotated, ascending, fused, of w[t] * V[t][d]
+ *   B[d]      the same over t of rotated chunks
+ *   out[d]    (A[d] + (R B)[d]) / total; A[d] / total where the query sees no rotated chunk
  *
- * So what a row gives does not depend on other rows, and at levels 16 and 8 nothing is rotated. */
+ * So what a row gives does not depend on other rows, and where no chunk is rotated nothing is. */
 #ifndef LLMS_KERNELS_ATTENTION_H
 #define LLMS_KERNELS_ATTENTION_H
 
@@ -34,7 +35,7 @@ enum { CHUNK_TOKENS = 16 };
 
 struct attention_chunk {
     const void *data; /* this layer's and this key/value head's K and V */
-    uint8_t level;    /* 16, 8, 4 or 2 */
+    uint8_t level;    /* 16, 8, 4, 2, or the paper's 4 or 2 */
 };
 
 struct attention {

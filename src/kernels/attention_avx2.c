@@ -49,14 +49,19 @@ INLINE void score_chunk(const struct attention *a, const float *const *q, size_t
         }
 }
 
-/* code - mid of each lane's byte; the code is the byte's part-th. */
-INLINE __m256 decode(__m256i bytes, uint8_t level, size_t part)
+/* The part-th code of so many bits in each lane's byte. */
+INLINE __m256 code_of(__m256i bytes, unsigned bits, size_t part)
 {
-    if (level == 2) /* only the lowest 3 bits choose */
-        return _mm256_permutevar8x32_ps(_mm256_setr_ps(-1.5f, -0.5f, 0.5f, 1.5f, -1.5f, -0.5f, 0.5f, 1.5f),
+    if (bits == 2) /* only the lowest 3 bits choose */
+        return _mm256_permutevar8x32_ps(_mm256_setr_ps(0, 1, 2, 3, 0, 1, 2, 3),
                                         _mm256_srli_epi32(bytes, (int)(2 * part)));
-    bytes = part ? _mm256_srli_epi32(bytes, 4) : _mm256_and_si256(bytes, _mm256_set1_epi32(15));
-    return _mm256_sub_ps(_mm256_cvtepi32_ps(bytes), _mm256_set1_ps(7.5f));
+    bytes = _mm256_and_si256(_mm256_srli_epi32(bytes, (int)(4 * part)), _mm256_set1_epi32(15));
+    return _mm256_cvtepi32_ps(bytes);
+}
+
+INLINE __m256 decode_4(__m256i bytes, size_t part) /* code - mid */
+{
+    return _mm256_sub_ps(code_of(bytes, 4, part), _mm256_set1_ps(CODEC_MID));
 }
 
 INLINE __m256i load_bytes(const uint8_t *at)
@@ -64,33 +69,62 @@ INLINE __m256i load_bytes(const uint8_t *at)
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)at));
 }
 
-/* The same for a rotated chunk; q holds the rotated queries, ATTENTION_DIM apart. */
-INLINE void score_rotated(const struct attention *a, const float *q, size_t rows, const void *data,
-                          uint8_t level, float *scores, size_t stride)
+/* The same for a chunk of level 4; q holds the rotated queries. */
+INLINE void score_4(const struct attention *a, const float *const *q, size_t rows, const void *data,
+                    float *scores, size_t stride)
 {
-    const size_t in_byte = 8 / level;
     __m256 sum[ROWS][2];
     for (size_t r = 0; r < rows; r++)
         sum[r][0] = sum[r][1] = _mm256_setzero_ps();
-    for (size_t d = 0; d < a->dim; d += in_byte) {
-        const uint8_t *at = (const uint8_t *)data + d / in_byte * CHUNK_TOKENS;
+    for (size_t d = 0; d < a->dim; d += 2) {
+        const uint8_t *at = (const uint8_t *)data + d / 2 * CHUNK_TOKENS;
         __m256i low = load_bytes(at), high = load_bytes(at + 8);
-        for (size_t i = 0; i < in_byte; i++) {
-            __m256 k0 = decode(low, level, i);
-            __m256 k1 = decode(high, level, i);
+        for (size_t i = 0; i < 2; i++) {
+            __m256 k0 = decode_4(low, i), k1 = decode_4(high, i);
             for (size_t r = 0; r < rows; r++) {
-                __m256 x = _mm256_broadcast_ss(&q[r * ATTENTION_DIM + d + i]);
+                __m256 x = _mm256_broadcast_ss(&q[r][d + i]);
                 sum[r][0] = _mm256_fmadd_ps(x, k0, sum[r][0]);
                 sum[r][1] = _mm256_fmadd_ps(x, k1, sum[r][1]);
             }
         }
     }
-    const uint16_t *scales = codec_scales(data, level, a->dim);
+    const uint16_t *scales = codec_scales(data, 4, a->dim);
     __m256 scale = _mm256_set1_ps(a->scale);
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < 2; i++)
             _mm256_storeu_ps(scores + r * stride + 8 * i,
                              _mm256_mul_ps(_mm256_mul_ps(sum[r][i], load_scales(scales + 8 * i)), scale));
+}
+
+/* The same for a chunk by channel; q is rotated where it is. */
+INLINE void score_channels(const struct attention *a, const float *const *q, size_t rows, const void *data,
+                           uint8_t level, float *scores, size_t stride)
+{
+    const unsigned bits = codec_bits(level);
+    const size_t in_byte = 8 / bits;
+    float step[ATTENTION_DIM], low[ATTENTION_DIM];
+    __m256 sum[ROWS][2];
+    codec_channels(data, level, a->dim, false, 0, a->dim, step, low);
+    for (size_t r = 0; r < rows; r++)
+        sum[r][0] = sum[r][1] = _mm256_setzero_ps();
+    for (size_t d = 0; d < a->dim; d += in_byte) {
+        const uint8_t *at = (const uint8_t *)data + d / in_byte * CHUNK_TOKENS;
+        __m256i first = load_bytes(at), second = load_bytes(at + 8);
+        for (size_t i = 0; i < in_byte; i++) {
+            __m256 s = _mm256_broadcast_ss(&step[d + i]), l = _mm256_broadcast_ss(&low[d + i]);
+            __m256 k0 = _mm256_fmadd_ps(code_of(first, bits, i), s, l);
+            __m256 k1 = _mm256_fmadd_ps(code_of(second, bits, i), s, l);
+            for (size_t r = 0; r < rows; r++) {
+                __m256 x = _mm256_broadcast_ss(&q[r][d + i]);
+                sum[r][0] = _mm256_fmadd_ps(x, k0, sum[r][0]);
+                sum[r][1] = _mm256_fmadd_ps(x, k1, sum[r][1]);
+            }
+        }
+    }
+    __m256 scale = _mm256_set1_ps(a->scale);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < 2; i++)
+            _mm256_storeu_ps(scores + r * stride + 8 * i, _mm256_mul_ps(sum[r][i], scale));
 }
 
 /* Scores become exp(score - max), 0 past what the row sees; returns their total. */
@@ -148,7 +182,7 @@ INLINE void count_rows(uint32_t *received, const float *p, size_t rows, size_t s
 static void scale_values(const struct attention *a, float *p, size_t rows, size_t stride, size_t chunks)
 {
     for (size_t c = 0; c < chunks; c++) {
-        if (a->chunks[c].level == 16)
+        if (!attention_scaled(&a->chunks[c]))
             continue;
         const uint16_t *scales = codec_scales(a->chunks[c].data, a->chunks[c].level, a->dim) + CHUNK_TOKENS;
         for (size_t r = 0; r < rows; r++)
@@ -174,12 +208,66 @@ INLINE void add_values(__m256 sum[][2], const float *p, size_t stride, size_t ro
     }
 }
 
+/* Where 8 neighbouring dimensions' codes lie in a token's V. */
+struct gather {
+    size_t from;  /* the byte the lanes' bytes are counted from */
+    __m128i byte; /* of each lane */
+    __m256i shift;
+};
+
+static struct gather gather_of(size_t dim, unsigned bits, size_t d0)
+{
+    size_t group = 128 / bits, base = d0 / group * group;
+    size_t bytes = (dim - base < group ? dim - base : group) * bits / 8;
+    uint8_t byte[16] = {0};
+    int shift[8];
+    for (size_t i = 0; i < 8; i++) {
+        byte[i] = (uint8_t)((d0 + i - base) % bytes);
+        shift[i] = (int)((d0 + i - base) / bytes * bits);
+    }
+    return (struct gather){base * bits / 8, _mm_loadu_si128((const __m128i *)byte),
+                           _mm256_loadu_si256((const __m256i *)shift)};
+}
+
+/* The lanes' codes, in their lowest bits; what lies above is another's. */
+INLINE __m256i gather(const struct gather *g, const uint8_t *row)
+{
+    /* 16 bytes from anywhere in V's codes end within the scales behind them. */
+    __m128i bytes = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(row + g->from)), g->byte);
+    return _mm256_srlv_epi32(_mm256_cvtepu8_epi32(bytes), g->shift);
+}
+
+/* Step and low of 8 dimensions of V from d0 on. */
+INLINE void load_channels(const void *data, uint8_t level, size_t dim, size_t d0, __m256 *step, __m256 *low)
+{
+    float steps[8], lows[8];
+    codec_channels(data, level, dim, true, d0, 8, steps, lows);
+    *step = _mm256_loadu_ps(steps);
+    *low = _mm256_loadu_ps(lows);
+}
+
+/* Adds p[t] * V[t][d0 .. d0 + 8) of a chunk by channel. */
+INLINE void add_gathered(__m256 *sum, const float *p, size_t stride, size_t rows, const void *data,
+                         size_t dim, uint8_t level, const struct gather *g, size_t d0, size_t tokens)
+{
+    const uint8_t *row = codec_values(data, level, dim);
+    const unsigned bits = codec_bits(level);
+    __m256 step, low;
+    load_channels(data, level, dim, d0, &step, &low);
+    for (size_t t = 0; t < tokens; t++, row += dim * bits / 8) {
+        __m256 v = _mm256_fmadd_ps(code_of(gather(g, row), bits, 0), step, low);
+        for (size_t r = 0; r < rows; r++)
+            sum[r] = _mm256_fmadd_ps(_mm256_set1_ps(p[r * stride + t]), v, sum[r]);
+    }
+}
+
 /* One block of rows at work. */
 struct block {
     const struct attention *a;
     float *q_rotated, *back; /* [rows][ATTENTION_DIM]: R q, and R B (b before it is rotated back) */
     float *p;                /* [rows][stride] */
     size_t stride, chunks, most, first_rotated; /* positions */
+    bool paper;                                 /* it sees a chunk of the paper's codec */
     const uint32_t *visible;
     float *const *out;
     float totals[ROWS];
@@ -211,19 +299,55 @@ INLINE void weigh(const struct block *b, size_t rows, size_t d0, size_t vectors)
             finish(b, r, d0 + 8 * i, sum[r][i]);
 }
 
+/* The same where the paper's chunks are among them; 8 dimensions. */
+static void weigh_paper(const struct block *b, size_t rows, size_t d0)
+{
+    const size_t dim = b->a->dim;
+    const struct gather four = gather_of(dim, 4, d0), two = gather_of(dim, 2, d0);
+    __m256 sum[ROWS];
+    for (size_t r = 0; r < rows; r++)
+        sum[r] = _mm256_setzero_ps();
+    for (size_t t = 0; t < b->most; t += CHUNK_TOKENS) {
+        const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
+        size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
+        const float *p = b->p + t;
+        if (c->level == (CODEC_PAPER | 4))
+            add_gathered(sum, p, b->stride, rows, c->data, dim, CODEC_PAPER | 4, &four, d0, tokens);
+        else if (c->level == (CODEC_PAPER | 2))
+            add_gathered(sum, p, b->stride, rows, c->data, dim, CODEC_PAPER | 2, &two, d0, tokens);
+        else if (!attention_rotated(c))
+            for (size_t i = 0; i < tokens; i++) {
+                size_t at = CHUNK_TOKENS * dim + i * dim + d0;
+                __m256 v = c->level == 16 ? load8(c->data, at, 16) : load8(c->data, at, 8);
+                for (size_t r = 0; r < rows; r++)
+                    sum[r] = _mm256_fmadd_ps(_mm256_set1_ps(p[r * b->stride + i]), v, sum[r]);
+            }
+    }
+    for (size_t r = 0; r < rows; r++)
+        finish(b, r, d0, sum[r]);
+}
+
 /* Adds p[t] * V[t][d0 .. d0 + 16) of a rotated chunk, d0 + 16 at most the last multiple of 64. */
 INLINE void add_rotated(__m256 sum[][2], const float *p, size_t stride, size_t rows, const void *data,
                         size_t dim, uint8_t level, size_t d0, size_t part, size_t tokens)
 {
     const size_t bytes = dim * level / 8, group = 128 / level;
     const uint8_t *at = (const uint8_t *)data + CHUNK_TOKENS * bytes + d0 / group * 16;
+    __m256 step[2], low[2];
+    if (level == 2)
+        for (size_t i = 0; i < 2; i++)
+            load_channels(data, 2, dim, d0 + 8 * i, &step[i], &low[i]);
     for (size_t t = 0; t < tokens; t++, at += bytes) {
-        __m256 v0 = decode(load_bytes(at), level, part);
-        __m256 v1 = decode(load_bytes(at + 8), level, part);
+        __m256 v[2];
+        for (size_t i = 0; i < 2; i++) {
+            __m256i codes = load_bytes(at + 8 * i);
+            v[i] = level == 4 ? decode_4(codes, part)
+                              : _mm256_fmadd_ps(code_of(codes, 2, part), step[i], low[i]);
+        }
         for (size_t r = 0; r < rows; r++) {
             __m256 w = _mm256_broadcast_ss(&p[r * stride + t]);
-            sum[r][0] = _mm256_fmadd_ps(w, v0, sum[r][0]);
-            sum[r][1] = _mm256_fmadd_ps(w, v1, sum[r][1]);
+            sum[r][0] = _mm256_fmadd_ps(w, v[0], sum[r][0]);
+            sum[r][1] = _mm256_fmadd_ps(w, v[1], sum[r][1]);
         }
     }
 }
@@ -247,52 +371,26 @@ INLINE void weigh_rotated(const struct block *b, size_t rows, size_t d0, size_t 
             _mm256_storeu_ps(b->back + r * ATTENTION_DIM + d0 + 8 * i, sum[r][i]);
 }
 
-/* Where 8 neighbouring dimensions' codes lie in a token's V at one level. */
-struct gather {
-    size_t from;  /* the byte the lanes' bytes are counted from */
-    __m128i byte; /* of each lane */
-    __m256i shift;
-};
-
-static struct gather gather_of(size_t dim, uint8_t level, size_t d0)
-{
-    size_t group = 128 / level, base = d0 / group * group;
-    size_t bytes = (dim - base < group ? dim - base : group) * level / 8;
-    uint8_t byte[16] = {0};
-    int shift[8];
-    for (size_t i = 0; i < 8; i++) {
-        byte[i] = (uint8_t)((d0 + i - base) % bytes);
-        shift[i] = (int)((d0 + i - base) / bytes * level);
-    }
-    return (struct gather){base * level / 8, _mm_loadu_si128((const __m128i *)byte),
-                           _mm256_loadu_si256((const __m256i *)shift)};
-}
-
-INLINE __m256 gather(const struct gather *g, const uint8_t *row, uint8_t level)
-{
-    /* 16 bytes from anywhere in V's codes end within the scales behind them. */
-    __m128i bytes = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(row + g->from)), g->byte);
-    __m256i codes = _mm256_srlv_epi32(_mm256_cvtepu8_epi32(bytes), g->shift);
-    return decode(_mm256_and_si256(codes, _mm256_set1_epi32((1 << level) - 1)), level, 0);
-}
-
 /* B for 8 of the last dimensions, where dim is no multiple of 64. */
 static void weigh_rotated_rest(const struct block *b, size_t rows, size_t d0)
 {
-    size_t dim = b->a->dim;
-    struct gather four = gather_of(dim, 4, d0), two = gather_of(dim, 2, d0);
+    const size_t dim = b->a->dim;
+    const struct gather four = gather_of(dim, 4, d0), two = gather_of(dim, 2, d0);
     __m256 sum[ROWS];
     for (size_t r = 0; r < rows; r++)
         sum[r] = _mm256_setzero_ps();
-    for (size_t t = b->first_rotated; t < b->most; t++) {
+    for (size_t t = b->first_rotated; t < b->most; t += CHUNK_TOKENS) {
         const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
-        if (!attention_rotated(c))
-            continue;
-        const uint8_t *row =
-            (const uint8_t *)c->data + (CHUNK_TOKENS + t % CHUNK_TOKENS) * dim * c->level / 8;
-        __m256 v = c->level == 4 ? gather(&four, row, 4) : gather(&two, row, 2);
-        for (size_t r = 0; r < rows; r++)
-            sum[r] = _mm256_fmadd_ps(_mm256_set1_ps(b->p[r * b->stride + t]), v, sum[r]);
+        size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
+        const float *p = b->p + t;
+        if (c->level == 2)
+            add_gathered(sum, p, b->stride, rows, c->data, dim, 2, &two, d0, tokens);
+        const uint8_t *row = codec_values(c->data, 4, dim);
+        for (size_t i = 0; c->level == 4 && i < tokens; i++, row += dim / 2) {
+            __m256 v = decode_4(gather(&four, row), 0);
+            for (size_t r = 0; r < rows; r++)
+                sum[r] = _mm256_fmadd_ps(_mm256_set1_ps(p[r * b->stride + i]), v, sum[r]);
+        }
     }
     for (size_t r = 0; r < rows; r++)
         _mm256_storeu_ps(b->back + r * ATTENTION_DIM + d0, sum[r]);
@@ -301,11 +399,14 @@ static void weigh_rotated_rest(const struct block *b, size_t rows, size_t d0)
 INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
 {
     const struct attention *a = b->a;
-    if (b->first_rotated < b->most)
-        for (size_t r = 0; r < rows; r++) {
-            memcpy(b->q_rotated + r * ATTENTION_DIM, q[r], a->dim * sizeof(float));
-            rotate_avx2(b->q_rotated + r * ATTENTION_DIM, a->dim);
-        }
+    const float *rotated[ROWS];
+    for (size_t r = 0; r < rows; r++) {
+        rotated[r] = b->q_rotated + r * ATTENTION_DIM;
+        if (b->first_rotated >= b->most)
+            continue;
+        memcpy(b->q_rotated + r * ATTENTION_DIM, q[r], a->dim * sizeof(float));
+        rotate_avx2(b->q_rotated + r * ATTENTION_DIM, a->dim);
+    }
     for (size_t c = 0; c < b->chunks; c++) {
         const void *data = a->chunks[c].data;
         float *scores = b->p + c * CHUNK_TOKENS;
@@ -317,10 +418,16 @@ INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
             score_chunk(a, q, rows, data, 8, scores, b->stride);
             break;
         case 4:
-            score_rotated(a, b->q_rotated, rows, data, 4, scores, b->stride);
+            score_4(a, rotated, rows, data, scores, b->stride);
+            break;
+        case 2:
+            score_channels(a, rotated, rows, data, 2, scores, b->stride);
+            break;
+        case CODEC_PAPER | 4:
+            score_channels(a, q, rows, data, CODEC_PAPER | 4, scores, b->stride);
             break;
         default:
-            score_rotated(a, b->q_rotated, rows, data, 2, scores, b->stride);
+            score_channels(a, q, rows, data, CODEC_PAPER | 2, scores, b->stride);
         }
     }
 }
@@ -351,6 +458,7 @@ INLINE void attend(const struct attention *a, size_t first, size_t rows)
     b.back = a->scratch + ATTENTION_QUERIES * ATTENTION_DIM;
     b.p = a->scratch + ATTENTION_ROTATED;
     b.first_rotated = attention_first_rotated(a, b.most);
+    b.paper = attention_paper(a, b.most);
     score_all(&b, a->q + first, rows);
     for (size_t r = 0; r < rows; r++)
         b.totals[r] = exponentials(b.p + r * b.stride, b.visible[r], b.stride);
@@ -360,6 +468,8 @@ INLINE void attend(const struct attention *a, size_t first, size_t rows)
     if (b.first_rotated < b.most)
         weigh_all_rotated(&b, rows);
     size_t d = 0;
+    for (; b.paper && d < a->dim; d += 8)
+        weigh_paper(&b, rows, d);
     for (; d + 16 <= a->dim; d += 16)
         weigh(&b, rows, d, 2);
     for (; d + 8 <= a->dim; d += 8)

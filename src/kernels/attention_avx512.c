@@ -19,6 +19,15 @@ INLINE __m512 load16(const void *data, size_t index, uint8_t level)
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
 }
 
+/* The lanes that exist of 16 halves or signed bytes. */
+INLINE __m512 load_some(const void *data, size_t index, uint8_t level, __mmask16 exist)
+{
+    if (level == 16)
+        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(exist, (const uint16_t *)data + index));
+    __m128i codes = _mm_maskz_loadu_epi8(exist, (const int8_t *)data + index);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+}
+
 INLINE __m512 load_scales(const uint16_t *scales)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
@@ -50,14 +59,25 @@ INLINE void score_chunks(const struct attention *a, const float *const *q, size_
         }
 }
 
-/* code - mid of each lane's byte; the code is the byte's part-th. Only a lane's lowest 4 bits choose. */
-INLINE __m512 decode(__m512i bytes, uint8_t level, size_t part)
+/* The part-th code of so many bits in each lane's byte: the number itself, or at level 4 what it stands for,
+ * code - mid. Only a lane's lowest 4 bits choose. */
+INLINE __m512 pick(__m512i bytes, unsigned bits, size_t part, __m512 four, __m512 two)
+{
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, (unsigned)part * bits), bits == 4 ? four : two);
+}
+
+INLINE __m512 decode_4(__m512i bytes, size_t part)
 {
     const __m512 four = _mm512_setr_ps(-7.5f, -6.5f, -5.5f, -4.5f, -3.5f, -2.5f, -1.5f, -0.5f, 0.5f, 1.5f,
                                        2.5f, 3.5f, 4.5f, 5.5f, 6.5f, 7.5f);
-    const __m512 two = _mm512_setr_ps(-1.5f, -0.5f, 0.5f, 1.5f, -1.5f, -0.5f, 0.5f, 1.5f, -1.5f, -0.5f, 0.5f,
-                                      1.5f, -1.5f, -0.5f, 0.5f, 1.5f);
-    return _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, (unsigned)(part * level)), level == 4 ? four : two);
+    return pick(bytes, 4, part, four, four);
+}
+
+INLINE __m512 code_of(__m512i bytes, unsigned bits, size_t part)
+{
+    const __m512 four = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512 two = _mm512_setr_ps(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
+    return pick(bytes, bits, part, four, two);
 }
 
 INLINE __m512i load_bytes(const void *at)
@@ -65,34 +85,64 @@ INLINE __m512i load_bytes(const void *at)
     return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at));
 }
 
-/* The same for rotated chunks; q holds the rotated queries, ATTENTION_DIM apart. */
-INLINE void score_rotated(const struct attention *a, const float *q, size_t rows,
-                          const struct attention_chunk *c, size_t count, uint8_t level, float *scores,
-                          size_t stride)
+/* The same for chunks of level 4; q holds the rotated queries. */
+INLINE void score_4(const struct attention *a, const float *const *q, size_t rows,
+                    const struct attention_chunk *c, size_t count, float *scores, size_t stride)
 {
-    const size_t in_byte = 8 / level;
     __m512 sum[2][ATTENTION_QUERIES];
     for (size_t n = 0; n < count; n++)
         for (size_t r = 0; r < rows; r++)
             sum[n][r] = _mm512_setzero_ps();
-    for (size_t i = 0; i < a->dim / in_byte; i++, q += in_byte) {
+    for (size_t d = 0; d < a->dim; d += 2) {
         __m512i bytes[2];
         for (size_t n = 0; n < count; n++)
-            bytes[n] = load_bytes((const uint8_t *)c[n].data + i * CHUNK_TOKENS);
-        for (size_t part = 0; part < in_byte; part++)
+            bytes[n] = load_bytes((const uint8_t *)c[n].data + d / 2 * CHUNK_TOKENS);
+        for (size_t part = 0; part < 2; part++)
             for (size_t n = 0; n < count; n++) {
-                __m512 k = decode(bytes[n], level, part);
+                __m512 k = decode_4(bytes[n], part);
                 for (size_t r = 0; r < rows; r++)
-                    sum[n][r] = _mm512_fmadd_ps(_mm512_set1_ps(q[r * ATTENTION_DIM + part]), k, sum[n][r]);
+                    sum[n][r] = _mm512_fmadd_ps(_mm512_set1_ps(q[r][d + part]), k, sum[n][r]);
             }
     }
     __m512 scale = _mm512_set1_ps(a->scale);
     for (size_t n = 0; n < count; n++) {
-        __m512 scales = load_scales(codec_scales(c[n].data, level, a->dim));
+        __m512 scales = load_scales(codec_scales(c[n].data, 4, a->dim));
         for (size_t r = 0; r < rows; r++)
             _mm512_storeu_ps(scores + r * stride + n * CHUNK_TOKENS,
                              _mm512_mul_ps(_mm512_mul_ps(sum[n][r], scales), scale));
     }
+}
+
+/* The same for chunks by channel; q is rotated where they are. */
+INLINE void score_channels(const struct attention *a, const float *const *q, size_t rows,
+                           const struct attention_chunk *c, size_t count, uint8_t level, float *scores,
+                           size_t stride)
+{
+    const unsigned bits = codec_bits(level);
+    const size_t in_byte = 8 / bits;
+    float step[2][ATTENTION_DIM], low[2][ATTENTION_DIM];
+    __m512 sum[2][ATTENTION_QUERIES];
+    for (size_t n = 0; n < count; n++) {
+        codec_channels(c[n].data, level, a->dim, false, 0, a->dim, step[n], low[n]);
+        for (size_t r = 0; r < rows; r++)
+            sum[n][r] = _mm512_setzero_ps();
+    }
+    for (size_t d = 0; d < a->dim; d += in_byte) {
+        __m512i bytes[2];
+        for (size_t n = 0; n < count; n++)
+            bytes[n] = load_bytes((const uint8_t *)c[n].data + d / in_byte * CHUNK_TOKENS);
+        for (size_t part = 0; part < in_byte; part++)
+            for (size_t n = 0; n < count; n++) {
+                __m512 k = _mm512_fmadd_ps(code_of(bytes[n], bits, part), _mm512_set1_ps(step[n][d + part]),
+                                           _mm512_set1_ps(low[n][d + part]));
+                for (size_t r = 0; r < rows; r++)
+                    sum[n][r] = _mm512_fmadd_ps(_mm512_set1_ps(q[r][d + part]), k, sum[n][r]);
+            }
+    }
+    __m512 scale = _mm512_set1_ps(a->scale);
+    for (size_t n = 0; n < count; n++)
+        for (size_t r = 0; r < rows; r++)
+            _mm512_storeu_ps(scores + r * stride + n * CHUNK_TOKENS, _mm512_mul_ps(sum[n][r], scale));
 }
 
 /* Scores become exp(score - max), 0 past what the row sees; returns their total. */
@@ -149,7 +199,7 @@ INLINE void count_rows(uint32_t *received, const float *p, size_t rows, size_t s
 static void scale_values(const struct attention *a, float *p, size_t rows, size_t stride, size_t chunks)
 {
     for (size_t c = 0; c < chunks; c++) {
-        if (a->chunks[c].level == 16)
+        if (!attention_scaled(&a->chunks[c]))
             continue;
         __m512 s = load_scales(codec_scales(a->chunks[c].data, a->chunks[c].level, a->dim) + CHUNK_TOKENS);
         for (size_t r = 0; r < rows; r++) {
@@ -175,12 +225,70 @@ INLINE void add_values(__m512 sum[][2], const float *p, size_t stride, size_t ro
     }
 }
 
+/* Where 16 neighbouring dimensions' codes lie in a token's V. */
+struct gather {
+    size_t from;  /* the byte the lanes' bytes are counted from */
+    __m128i byte; /* of each lane */
+    __m512i shift;
+};
+
+static struct gather gather_of(size_t dim, unsigned bits, size_t d0)
+{
+    size_t group = 128 / bits, base = d0 / group * group;
+    size_t bytes = (dim - base < group ? dim - base : group) * bits / 8;
+    uint8_t byte[16];
+    int shift[16];
+    for (size_t i = 0; i < 16; i++) { /* past dim: anything within the group */
+        size_t d = d0 + i < dim ? d0 + i - base : 0;
+        byte[i] = (uint8_t)(d % bytes);
+        shift[i] = (int)(d / bytes * bits);
+    }
+    return (struct gather){base * bits / 8, _mm_loadu_si128((const __m128i *)byte),
+                           _mm512_loadu_si512(shift)};
+}
+
+/* The lanes' codes, in their lowest bits; what lies above is another's. */
+INLINE __m512i gather(const struct gather *g, const uint8_t *row)
+{
+    /* 16 bytes from anywhere in V's codes end within the scales behind them. */
+    __m128i bytes = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(row + g->from)), g->byte);
+    return _mm512_srlv_epi32(_mm512_cvtepu8_epi32(bytes), g->shift);
+}
+
+/* Step and low of 16 dimensions of V from d0 on; 0 past dim. */
+INLINE void load_channels(const void *data, uint8_t level, size_t dim, size_t d0, __m512 *step, __m512 *low)
+{
+    float steps[16] = {0}, lows[16] = {0};
+    if (d0 + 16 <= dim)
+        codec_channels(data, level, dim, true, d0, 16, steps, lows);
+    else
+        codec_channels(data, level, dim, true, d0, 8, steps, lows);
+    *step = _mm512_loadu_ps(steps);
+    *low = _mm512_loadu_ps(lows);
+}
+
+/* Adds p[t] * V[t][d0 .. d0 + 16) of a chunk by channel. */
+INLINE void add_gathered(__m512 *sum, const float *p, size_t stride, size_t rows, const void *data,
+                         size_t dim, uint8_t level, const struct gather *g, size_t d0, size_t tokens)
+{
+    const uint8_t *row = codec_values(data, level, dim);
+    const unsigned bits = codec_bits(level);
+    __m512 step, low;
+    load_channels(data, level, dim, d0, &step, &low);
+    for (size_t t = 0; t < tokens; t++, row += dim * bits / 8) {
+        __m512 v = _mm512_fmadd_ps(code_of(gather(g, row), bits, 0), step, low);
+        for (size_t r = 0; r < rows; r++)
+            sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(p[r * stride + t]), v, sum[r]);
+    }
+}
+
 /* One block of rows at work. */
 struct block {
     const struct attention *a;
     float *q_rotated, *back; /* [rows][ATTENTION_DIM]: R q, and R B (b before it is rotated back) */
     float *p;                /* [rows][stride] */
     size_t stride, chunks, most, first_rotated; /* positions */
+    bool paper;                                 /* it sees a chunk of the paper's codec */
     const uint32_t *visible;
     float *const *out;
     float totals[ATTENTION_QUERIES];
@@ -212,19 +320,57 @@ INLINE void weigh(const struct block *b, size_t rows, size_t d0, size_t vectors)
             finish(b, r, d0 + 16 * i, sum[r][i]);
 }
 
+/* The same where the paper's chunks are among them; 8 or 16 dimensions. */
+static void weigh_paper(const struct block *b, size_t rows, size_t d0)
+{
+    const size_t dim = b->a->dim;
+    const __mmask16 exist = dim - d0 < 16 ? 0xff : 0xffff;
+    const struct gather four = gather_of(dim, 4, d0), two = gather_of(dim, 2, d0);
+    __m512 sum[ATTENTION_QUERIES];
+    for (size_t r = 0; r < rows; r++)
+        sum[r] = _mm512_setzero_ps();
+    for (size_t t = 0; t < b->most; t += CHUNK_TOKENS) {
+        const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
+        size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
+        const float *p = b->p + t;
+        if (c->level == (CODEC_PAPER | 4))
+            add_gathered(sum, p, b->stride, rows, c->data, dim, CODEC_PAPER | 4, &four, d0, tokens);
+        else if (c->level == (CODEC_PAPER | 2))
+            add_gathered(sum, p, b->stride, rows, c->data, dim, CODEC_PAPER | 2, &two, d0, tokens);
+        else if (!attention_rotated(c))
+            for (size_t i = 0; i < tokens; i++) {
+                __m512 v = load_some(c->data, CHUNK_TOKENS * dim + i * dim + d0, c->level, exist);
+                for (size_t r = 0; r < rows; r++)
+                    sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(p[r * b->stride + i]), v, sum[r]);
+            }
+    }
+    for (size_t r = 0; r < rows; r++) {
+        if (b->visible[r] > b->first_rotated)
+            sum[r] = _mm512_add_ps(sum[r], _mm512_maskz_loadu_ps(exist, b->back + r * ATTENTION_DIM + d0));
+        _mm512_mask_storeu_ps(b->out[r] + d0, exist, _mm512_div_ps(sum[r], _mm512_set1_ps(b->totals[r])));
+    }
+}
+
 /* Adds p[t] * V[t][d0 .. d0 + 32) of a rotated chunk, d0 + 32 at most the last multiple of 64. */
 INLINE void add_rotated(__m512 sum[][2], const float *p, size_t stride, size_t rows, const void *data,
                         size_t dim, uint8_t level, size_t d0, size_t part, size_t tokens)
 {
     const size_t bytes = dim * level / 8, group = 128 / level;
     const uint8_t *at = (const uint8_t *)data + CHUNK_TOKENS * bytes + d0 / group * 16;
+    __m512 step[2], low[2];
+    if (level == 2)
+        for (size_t i = 0; i < 2; i++)
+            load_channels(data, 2, dim, d0 + 16 * i, &step[i], &low[i]);
     for (size_t t = 0; t < tokens; t++, at += bytes) {
         __m512i codes = load_bytes(at);
-        __m512 v0 = decode(codes, level, part), v1 = decode(codes, level, part + 1);
+        __m512 v[2];
+        for (size_t i = 0; i < 2; i++)
+            v[i] = level == 4 ? decode_4(codes, part + i)
+                              : _mm512_fmadd_ps(code_of(codes, 2, part + i), step[i], low[i]);
         for (size_t r = 0; r < rows; r++) {
             __m512 w = _mm512_set1_ps(p[r * stride + t]);
-            sum[r][0] = _mm512_fmadd_ps(w, v0, sum[r][0]);
-            sum[r][1] = _mm512_fmadd_ps(w, v1, sum[r][1]);
+            sum[r][0] = _mm512_fmadd_ps(w, v[0], sum[r][0]);
+            sum[r][1] = _mm512_fmadd_ps(w, v[1], sum[r][1]);
         }
     }
 }
@@ -248,53 +394,27 @@ INLINE void weigh_rotated(const struct block *b, size_t rows, size_t d0, size_t 
             _mm512_storeu_ps(b->back + r * ATTENTION_DIM + d0 + 16 * i, sum[r][i]);
 }
 
-/* Where 16 neighbouring dimensions' codes lie in a token's V at one level. */
-struct gather {
-    size_t from;  /* the byte the lanes' bytes are counted from */
-    __m128i byte; /* of each lane */
-    __m512i shift;
-};
-
-static struct gather gather_of(size_t dim, uint8_t level, size_t d0)
-{
-    size_t group = 128 / level, base = d0 / group * group;
-    size_t bytes = (dim - base < group ? dim - base : group) * level / 8;
-    uint8_t byte[16];
-    int shift[16];
-    for (size_t i = 0; i < 16; i++) { /* past dim: anything within the group */
-        size_t d = d0 + i < dim ? d0 + i - base : 0;
-        byte[i] = (uint8_t)(d % bytes);
-        shift[i] = (int)(d / bytes * level);
-    }
-    return (struct gather){base * level / 8, _mm_loadu_si128((const __m128i *)byte),
-                           _mm512_loadu_si512(shift)};
-}
-
-INLINE __m512 gather(const struct gather *g, const uint8_t *row, uint8_t level)
-{
-    /* 16 bytes from anywhere in V's codes end within the scales behind them. */
-    __m128i bytes = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(row + g->from)), g->byte);
-    return decode(_mm512_srlv_epi32(_mm512_cvtepu8_epi32(bytes), g->shift), level, 0);
-}
-
 /* B for the last dimensions, where dim is no multiple of 64. */
 static void weigh_rotated_rest(const struct block *b, size_t rows, size_t d0)
 {
-    size_t dim = b->a->dim;
-    struct gather four = gather_of(dim, 4, d0), two = gather_of(dim, 2, d0);
-    __mmask16 exist = dim - d0 < 16 ? 0xff : 0xffff;
+    const size_t dim = b->a->dim;
+    const struct gather four = gather_of(dim, 4, d0), two = gather_of(dim, 2, d0);
+    const __mmask16 exist = dim - d0 < 16 ? 0xff : 0xffff;
     __m512 sum[ATTENTION_QUERIES];
     for (size_t r = 0; r < rows; r++)
         sum[r] = _mm512_setzero_ps();
-    for (size_t t = b->first_rotated; t < b->most; t++) {
+    for (size_t t = b->first_rotated; t < b->most; t += CHUNK_TOKENS) {
         const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
-        if (!attention_rotated(c))
-            continue;
-        const uint8_t *row =
-            (const uint8_t *)c->data + (CHUNK_TOKENS + t % CHUNK_TOKENS) * dim * c->level / 8;
-        __m512 v = c->level == 4 ? gather(&four, row, 4) : gather(&two, row, 2);
-        for (size_t r = 0; r < rows; r++)
-            sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(b->p[r * b->stride + t]), v, sum[r]);
+        size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
+        const float *p = b->p + t;
+        if (c->level == 2)
+            add_gathered(sum, p, b->stride, rows, c->data, dim, 2, &two, d0, tokens);
+        const uint8_t *row = codec_values(c->data, 4, dim);
+        for (size_t i = 0; c->level == 4 && i < tokens; i++, row += dim / 2) {
+            __m512 v = decode_4(gather(&four, row), 0);
+            for (size_t r = 0; r < rows; r++)
+                sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(p[r * b->stride + i]), v, sum[r]);
+        }
     }
     for (size_t r = 0; r < rows; r++)
         _mm512_mask_storeu_ps(b->back + r * ATTENTION_DIM + d0, exist, sum[r]);
@@ -321,7 +441,8 @@ static void weigh_rest(const struct block *b, size_t row, size_t d0)
     }
 }
 
-INLINE void score_some(const struct block *b, const float *const *q, size_t rows, size_t first, size_t count)
+INLINE void score_some(const struct block *b, const float *const *q, const float *const *rotated, size_t rows,
+                       size_t first, size_t count)
 {
     const struct attention_chunk *c = b->a->chunks + first;
     float *scores = b->p + first * CHUNK_TOKENS;
@@ -333,27 +454,36 @@ INLINE void score_some(const struct block *b, const float *const *q, size_t rows
         score_chunks(b->a, q, rows, c, count, 8, scores, b->stride);
         break;
     case 4:
-        score_rotated(b->a, b->q_rotated, rows, c, count, 4, scores, b->stride);
+        score_4(b->a, rotated, rows, c, count, scores, b->stride);
+        break;
+    case 2:
+        score_channels(b->a, rotated, rows, c, count, 2, scores, b->stride);
+        break;
+    case CODEC_PAPER | 4:
+        score_channels(b->a, q, rows, c, count, CODEC_PAPER | 4, scores, b->stride);
         break;
     default:
-        score_rotated(b->a, b->q_rotated, rows, c, count, 2, scores, b->stride);
+        score_channels(b->a, q, rows, c, count, CODEC_PAPER | 2, scores, b->stride);
     }
 }
 
 INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
 {
     const struct attention *a = b->a;
-    if (b->first_rotated < b->most)
-        for (size_t r = 0; r < rows; r++) {
-            memcpy(b->q_rotated + r * ATTENTION_DIM, q[r], a->dim * sizeof(float));
-            rotate_avx2(b->q_rotated + r * ATTENTION_DIM, a->dim);
-        }
+    const float *rotated[ATTENTION_QUERIES];
+    for (size_t r = 0; r < rows; r++) {
+        rotated[r] = b->q_rotated + r * ATTENTION_DIM;
+        if (b->first_rotated >= b->most)
+            continue;
+        memcpy(b->q_rotated + r * ATTENTION_DIM, q[r], a->dim * sizeof(float));
+        rotate_avx2(b->q_rotated + r * ATTENTION_DIM, a->dim);
+    }
     for (size_t c = 0; c < b->chunks;) {
         if (c + 1 < b->chunks && a->chunks[c].level == a->chunks[c + 1].level) {
-            score_some(b, q, rows, c, 2);
+            score_some(b, q, rotated, rows, c, 2);
             c += 2;
         } else {
-            score_some(b, q, rows, c, 1);
+            score_some(b, q, rotated, rows, c, 1);
             c++;
         }
     }
@@ -383,6 +513,7 @@ INLINE void attend(const struct attention *a, size_t first, size_t rows)
     b.back = a->scratch + ATTENTION_QUERIES * ATTENTION_DIM;
     b.p = a->scratch + ATTENTION_ROTATED;
     b.first_rotated = attention_first_rotated(a, b.most);
+    b.paper = attention_paper(a, b.most);
     score_all(&b, a->q + first, rows);
     for (size_t r = 0; r < rows; r++)
         b.totals[r] = exponentials(b.p + r * b.stride, b.visible[r], b.stride);
@@ -392,6 +523,8 @@ INLINE void attend(const struct attention *a, size_t first, size_t rows)
     if (b.first_rotated < b.most)
         weigh_all_rotated(&b, rows);
     size_t d = 0;
+    for (; b.paper && d < a->dim; d += 16)
+        weigh_paper(&b, rows, d);
     for (; d + 32 <= a->dim; d += 32)
         weigh(&b, rows, d, 2);
     for (; d + 16 <= a->dim; d += 16)

@@ -16,14 +16,23 @@ size_t attention_scratch_floats(size_t max_visible)
            ATTENTION_QUERIES * ((max_visible + CHUNK_TOKENS - 1) / CHUNK_TOKENS * CHUNK_TOKENS);
 }
 
-static float key_at(const struct attention_chunk *c, size_t d, size_t t)
+/* What a code by channel stands for. */
+static float by_channel(const struct attention_chunk *c, size_t dim, bool values, size_t d, unsigned code)
+{
+    float step, low;
+    codec_channels(c->data, c->level, dim, values, d, 1, &step, &low);
+    return fmaf((float)code, step, low);
+}
+
+static float key_at(const struct attention_chunk *c, size_t dim, size_t d, size_t t)
 {
     size_t i = d * CHUNK_TOKENS + t;
     if (c->level == 16)
         return half_to_float(((const uint16_t *)c->data)[i]);
     if (c->level == 8)
         return (float)((const int8_t *)c->data)[i];
-    return (float)codec_key(c->data, c->level, d, t) - codec_mid(c->level);
+    unsigned code = codec_key(c->data, c->level, d, t);
+    return codec_by_channel(c->level) ? by_channel(c, dim, false, d, code) : (float)code - CODEC_MID;
 }
 
 static float value_at(const struct attention_chunk *c, size_t dim, size_t t, size_t d)
@@ -33,7 +42,8 @@ static float value_at(const struct attention_chunk *c, size_t dim, size_t t, siz
         return half_to_float(((const uint16_t *)c->data)[i]);
     if (c->level == 8)
         return (float)((const int8_t *)c->data)[i];
-    return (float)codec_value(c->data, c->level, dim, t, d) - codec_mid(c->level);
+    unsigned code = codec_value(c->data, c->level, dim, t, d);
+    return codec_by_channel(c->level) ? by_channel(c, dim, true, d, code) : (float)code - CODEC_MID;
 }
 
 static float scale_at(const struct attention *a, size_t t, size_t values)
@@ -64,8 +74,8 @@ static float score(const struct attention *a, const float *q, const float *q_rot
         const float *x = attention_rotated(c) ? q_rotated : q;
         float s = 0;
         for (size_t d = 0; d < a->dim; d++)
-            s = fmaf(x[d], key_at(c, d, t % CHUNK_TOKENS), s);
-        if (c->level != 16)
+            s = fmaf(x[d], key_at(c, a->dim, d, t % CHUNK_TOKENS), s);
+        if (attention_scaled(c))
             s *= scale_at(a, t, 0);
         p[t] = s * a->scale;
         top = p[t] > top ? p[t] : top;
@@ -90,7 +100,7 @@ static void attend_one(const struct attention *a, const float *q, uint32_t visib
     for (size_t t = 0; t < visible; t++) {
         if (a->received && unit > 0)
             a->received[t] += attention_units(p[t], unit);
-        if (a->chunks[t / CHUNK_TOKENS].level != 16)
+        if (attention_scaled(&a->chunks[t / CHUNK_TOKENS]))
             p[t] *= scale_at(a, t, CHUNK_TOKENS);
     }
     for (size_t d = 0; rotated && d < a->dim; d++)

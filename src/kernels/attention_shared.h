@@ -8,6 +8,7 @@
 
 #include "base/half.h"
 #include "kernels/attention.h"
+#include "kernels/codec.h"
 
 /* The density of a probability (attention.h): adding 2^23 rounds p * unit, which is at most 2^18, to an
  * integer and leaves it in the low bits of the sum. */
@@ -16,7 +17,13 @@
 
 static inline bool attention_rotated(const struct attention_chunk *c)
 {
-    return c->level < 8;
+    return codec_rotated(c->level);
+}
+
+/* Whether each token has a scale for its K and one for its V. */
+static inline bool attention_scaled(const struct attention_chunk *c)
+{
+    return c->level == 8 || c->level == 4;
 }
 
 /* The first position below `visible` that lies in a rotated chunk, or one at or past it. */
@@ -26,6 +33,15 @@ static inline size_t attention_first_rotated(const struct attention *a, size_t v
     while (t < visible && !attention_rotated(&a->chunks[t / CHUNK_TOKENS]))
         t += CHUNK_TOKENS;
     return t;
+}
+
+/* Whether a chunk of the paper's codec is seen. */
+static inline bool attention_paper(const struct attention *a, size_t visible)
+{
+    for (size_t t = 0; t < visible; t += CHUNK_TOKENS)
+        if (a->chunks[t / CHUNK_TOKENS].level & CODEC_PAPER)
+            return true;
+    return false;
 }
 
 /* Units a probability of 1 counts for, by its row's total; 0 where that is not finite. */

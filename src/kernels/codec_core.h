@@ -2,9 +2,10 @@
  *     static void widen8(const uint16_t *half, float *out);     8 halves
  *     static void narrow16(const float *x, uint16_t *half);     16 floats to the nearest halves
  * A head's K, then its V, are brought into the form [dim][16]: a row for a dimension, a lane for a token. All
- * arithmetic is between rows, lane by lane, so that compilers may use vectors of any length without changing
- * a bit. Sums over dimensions run upwards; the two ranges of 16 lanes are added to the result in double
- * precision, K first, by token. Products and sums are rounded each by itself. */
+ * arithmetic is between rows, lane by lane (the least and the largest of a row have no order), so that
+ * compilers may use vectors of any length without changing a bit. Sums over dimensions run upwards; the two
+ * ranges of 16 lanes are added to the result in double precision, K first, by token. Products and sums are
+ * rounded each by itself. */
 #ifndef LLMS_KERNELS_CODEC_CORE_H
 #define LLMS_KERNELS_CODEC_CORE_H
 
@@ -16,15 +17,6 @@
 
 /* NOLINTNEXTLINE(bugprone-macro-parentheses): t is declared here */
 #define LANES(t) for (size_t t = 0; t < CODEC_SLOTS; t++)
-
-enum { SCALES_TRIED = 8 };
-
-/* Scales tried, in units of max|x| / mid. Chosen for the least error on normal vectors of 64 and of 128
- * values together (rotated K and V of a model are as good as normal), and with 1 among them for flat vectors,
- * which is what one value that dwarfs the rest becomes. The error is within 0.7 % of what a fine search
- * finds; max|x| / mid alone gives 16 to 21 % more at level 4, more than twice as much at level 2. */
-static const float tried_4[SCALES_TRIED] = {0.79f, 0.83f, 0.86f, 0.89f, 0.91f, 0.94f, 0.97f, 1.0f};
-static const float tried_2[SCALES_TRIED] = {0.42f, 0.48f, 0.53f, 0.58f, 0.64f, 0.71f, 0.82f, 1.0f};
 
 static inline float codec_norm(size_t block) /* 2^(-log2(block) / 2) */
 {
@@ -40,38 +32,53 @@ static inline float round_lane(float x)
     return (x + 12582912.0f) - 12582912.0f;
 }
 
+static void widen_row(const uint16_t *half, size_t count, float *out)
+{
+    for (size_t i = 0; i < count; i += 8)
+        widen8(half + i, out + i);
+}
+
+/* From levels 4 and 2. */
+static void load_codes(const struct codec_head *h, float x[][CODEC_SLOTS], bool keys)
+{
+    uint8_t level = h->from_level, codes[CODEC_SLOTS];
+    float scale[CODEC_SLOTS], step[CODEC_DIM], low[CODEC_DIM];
+    if (codec_by_channel(level))
+        codec_channels(h->from, level, h->dim, !keys, 0, h->dim, step, low);
+    else
+        widen_row(codec_scales(h->from, level, h->dim) + (keys ? 0 : CODEC_SLOTS), CODEC_SLOTS, scale);
+    for (size_t d = 0; d < h->dim; d++) {
+        LANES(t)
+        codes[t] =
+            (uint8_t)(keys ? codec_key(h->from, level, d, t) : codec_value(h->from, level, h->dim, t, d));
+        if (codec_by_channel(level))
+            LANES(t) x[d][t] = fmaf((float)codes[t], step[d], low[d]);
+        else
+            LANES(t) x[d][t] = ((float)codes[t] - CODEC_MID) * scale[t];
+    }
+}
+
 static void load_keys(const struct codec_head *h, float x[][CODEC_SLOTS])
 {
     float scale[CODEC_SLOTS];
-    uint8_t level = h->from_level;
-    if (level == 16) {
+    if (h->from_level == 16) {
         for (size_t d = 0; d < h->dim; d++)
             for (size_t i = 0; i < CODEC_SLOTS; i += 8)
                 widen8((const uint16_t *)h->from + d * CODEC_SLOTS + i, x[d] + i);
-        return;
-    }
-    widen8(codec_scales(h->from, level, h->dim), scale);
-    widen8(codec_scales(h->from, level, h->dim) + 8, scale + 8);
-    if (level == 8) {
+    } else if (h->from_level == 8) {
         const int8_t *codes = h->from;
+        widen_row(codec_scales(h->from, 8, h->dim), CODEC_SLOTS, scale);
         for (size_t d = 0; d < h->dim; d++)
             LANES(t) x[d][t] = (float)codes[d * CODEC_SLOTS + t] * scale[t];
-        return;
-    }
-    size_t in_byte = 8u / level;
-    float mid = codec_mid(level);
-    for (size_t d = 0; d < h->dim; d++) {
-        const uint8_t *codes = (const uint8_t *)h->from + d / in_byte * CODEC_SLOTS;
-        int shift = (int)(d % in_byte) * level, mask = (1 << level) - 1;
-        LANES(t) x[d][t] = ((float)(codes[t] >> shift & mask) - mid) * scale[t];
+    } else {
+        load_codes(h, x, true);
     }
 }
 
 static void load_values(const struct codec_head *h, float x[][CODEC_SLOTS])
 {
     float scale[CODEC_SLOTS], part[8];
-    uint8_t level = h->from_level;
-    if (level == 16) {
+    if (h->from_level == 16) {
         const uint16_t *halves = (const uint16_t *)h->from + CODEC_SLOTS * h->dim;
         for (size_t d = 0; d < h->dim; d += 8)
             LANES(t)
@@ -80,19 +87,14 @@ static void load_values(const struct codec_head *h, float x[][CODEC_SLOTS])
                 for (size_t i = 0; i < 8; i++)
                     x[d + i][t] = part[i];
             }
-        return;
-    }
-    widen8(codec_scales(h->from, level, h->dim) + CODEC_SLOTS, scale);
-    widen8(codec_scales(h->from, level, h->dim) + CODEC_SLOTS + 8, scale + 8);
-    if (level == 8) {
+    } else if (h->from_level == 8) {
         const int8_t *codes = (const int8_t *)h->from + CODEC_SLOTS * h->dim;
+        widen_row(codec_scales(h->from, 8, h->dim) + CODEC_SLOTS, CODEC_SLOTS, scale);
         for (size_t d = 0; d < h->dim; d++)
             LANES(t) x[d][t] = (float)codes[t * h->dim + d] * scale[t];
-        return;
+    } else {
+        load_codes(h, x, false);
     }
-    float mid = codec_mid(level);
-    for (size_t d = 0; d < h->dim; d++)
-        LANES(t) x[d][t] = ((float)codec_value(h->from, level, h->dim, t, d) - mid) * scale[t];
 }
 
 static void rotate_lanes(float x[][CODEC_SLOTS], size_t dim)
@@ -124,74 +126,37 @@ static void find_peaks(float x[][CODEC_SLOTS], size_t dim, float peak[CODEC_SLOT
     memcpy(peak, top, sizeof top);
 }
 
-/* One scale of level 4 or 2 for each lane: its squared error. */
-static void try_scale(float x[][CODEC_SLOTS], size_t dim, uint8_t level, const float scale[CODEC_SLOTS],
-                      const float inverse[CODEC_SLOTS], float error[CODEC_SLOTS])
+/* A unit of codes as a half, what it is then, and 1 / that; 0 where it vanishes. */
+static void make_units(const float wanted[CODEC_SLOTS], uint16_t half[CODEC_SLOTS], float unit[CODEC_SLOTS],
+                       float inverse[CODEC_SLOTS])
 {
-    const float mid = codec_mid(level), last = 2 * mid;
-    float sum[CODEC_SLOTS] = {0};
+    float held[CODEC_SLOTS];
+    LANES(t) held[t] = wanted[t] < 65504.0f ? wanted[t] : 65504.0f;
+    narrow16(held, half);
+    widen_row(half, CODEC_SLOTS, unit);
+    LANES(t) inverse[t] = unit[t] > 0 ? 1.0f / unit[t] : 0;
+}
+
+/* Level 4: one scale a lane. error: each lane's. */
+static void make_codes_4(float x[][CODEC_SLOTS], size_t dim, uint16_t half[CODEC_SLOTS],
+                         float error[CODEC_SLOTS], uint8_t codes[][CODEC_SLOTS])
+{
+    const float last = 2 * CODEC_MID;
+    float wanted[CODEC_SLOTS], scale[CODEC_SLOTS], inverse[CODEC_SLOTS], sum[CODEC_SLOTS] = {0};
+    find_peaks(x, dim, wanted);
+    LANES(t) wanted[t] /= CODEC_MID;
+    make_units(wanted, half, scale, inverse);
     for (size_t d = 0; d < dim; d++)
         LANES(t)
         {
-            float y = x[d][t] * inverse[t] + mid;
+            float y = x[d][t] * inverse[t] + CODEC_MID;
             y = y > 0 ? y : 0; /* and NaN becomes 0 */
-            y = y < last ? y : last;
-            float e = x[d][t] - (round_lane(y) - mid) * scale[t];
+            y = round_lane(y < last ? y : last);
+            codes[d][t] = (uint8_t)(int)y;
+            float e = x[d][t] - (y - CODEC_MID) * scale[t];
             sum[t] += e * e;
         }
     memcpy(error, sum, sizeof sum);
-}
-
-static void half_scales(const float peak[CODEC_SLOTS], float unit, uint16_t half[CODEC_SLOTS],
-                        float scale[CODEC_SLOTS], float inverse[CODEC_SLOTS])
-{
-    float wanted[CODEC_SLOTS];
-    LANES(t)
-    {
-        float y = peak[t] * unit;
-        wanted[t] = y < 65504.0f ? y : 65504.0f;
-    }
-    narrow16(wanted, half);
-    widen8(half, scale);
-    widen8(half + 8, scale + 8);
-    LANES(t) inverse[t] = scale[t] > 0 ? 1.0f / scale[t] : 0;
-}
-
-/* Chooses each lane's scale; returns each lane's error. */
-static void choose_scales(float x[][CODEC_SLOTS], size_t dim, uint8_t level, uint16_t half[CODEC_SLOTS],
-                          float error[CODEC_SLOTS])
-{
-    const float *tried = level == 4 ? tried_4 : tried_2;
-    float peak[CODEC_SLOTS], scale[CODEC_SLOTS], inverse[CODEC_SLOTS], now[CODEC_SLOTS];
-    uint16_t halves[CODEC_SLOTS];
-    find_peaks(x, dim, peak);
-    for (size_t i = 0; i < SCALES_TRIED; i++) {
-        half_scales(peak, tried[i] / codec_mid(level), halves, scale, inverse);
-        try_scale(x, dim, level, scale, inverse, now);
-        LANES(t) if (i == 0 || now[t] < error[t])
-        {
-            error[t] = now[t];
-            half[t] = halves[t];
-        }
-    }
-}
-
-static void make_codes(float x[][CODEC_SLOTS], size_t dim, uint8_t level, const uint16_t half[CODEC_SLOTS],
-                       uint8_t codes[][CODEC_SLOTS])
-{
-    const float mid = codec_mid(level), last = 2 * mid;
-    float scale[CODEC_SLOTS], inverse[CODEC_SLOTS];
-    widen8(half, scale);
-    widen8(half + 8, scale + 8);
-    LANES(t) inverse[t] = scale[t] > 0 ? 1.0f / scale[t] : 0;
-    for (size_t d = 0; d < dim; d++)
-        LANES(t)
-        {
-            float y = x[d][t] * inverse[t] + mid;
-            y = y > 0 ? y : 0;
-            y = y < last ? y : last;
-            codes[d][t] = (uint8_t)(int)round_lane(y);
-        }
 }
 
 /* Level 8, as store() has it (attention.h); error as above. */
@@ -221,33 +186,122 @@ static void make_codes_8(float x[][CODEC_SLOTS], size_t dim, uint16_t half[CODEC
     memcpy(error, sum, sizeof sum);
 }
 
-static void pack_keys(uint8_t codes[][CODEC_SLOTS], size_t dim, uint8_t level, uint8_t *out)
+/* By channel: the row of a dimension goes from its least value to its largest, over the tokens there are. */
+static void find_ends(const float *row, size_t tokens, float *low, float *high)
 {
-    size_t in_byte = 8u / level;
-    for (size_t d = 0; d < dim; d += in_byte, out += CODEC_SLOTS) {
-        memcpy(out, codes[d], CODEC_SLOTS);
-        for (size_t i = 1; i < in_byte; i++)
-            LANES(t) out[t] = (uint8_t)(out[t] | codes[d + i][t] << i * level);
+    float least = 65504.0f, most = -65504.0f;
+    for (size_t t = 0; t < tokens; t++) {
+        float y = row[t] < 65504.0f ? row[t] : 65504.0f;
+        y = row[t] > -65504.0f ? y : -65504.0f; /* and NaN becomes that */
+        least = y < least ? y : least;
+        most = y > most ? y : most;
+    }
+    *low = least;
+    *high = most;
+}
+
+/* The paper's: steps [dim], lows [dim]. */
+static void write_ends(const float *low, const float *high, size_t dim, unsigned bits, uint16_t *out)
+{
+    float step[CODEC_DIM] = {0}, least[CODEC_DIM] = {0};
+    uint16_t half[2][CODEC_DIM];
+    for (size_t d = 0; d < dim; d++) {
+        step[d] = (high[d] - low[d]) / (float)((1u << bits) - 1);
+        least[d] = low[d];
+    }
+    for (size_t d = 0; d < dim; d += CODEC_SLOTS) {
+        narrow16(step + d, half[0] + d);
+        narrow16(least + d, half[1] + d);
+    }
+    memcpy(out, half[0], dim * sizeof *out);
+    memcpy(out + dim, half[1], dim * sizeof *out);
+}
+
+static inline float within(float x, float least, float most)
+{
+    x = x > least ? x : least;
+    return x < most ? x : most;
+}
+
+/* Level 2's: the two units, and a byte a dimension. */
+static void write_end_codes(const float *low, const float *high, size_t dim, uint16_t *units, uint8_t *bytes)
+{
+    float wanted[CODEC_SLOTS] = {0}, unit[CODEC_SLOTS], inverse[CODEC_SLOTS];
+    uint16_t half[CODEC_SLOTS];
+    for (size_t d = 0; d < dim; d++) {
+        float centre = fabsf(low[d] + high[d]) * 0.5f, step = (high[d] - low[d]) / 3;
+        wanted[0] = centre > wanted[0] ? centre : wanted[0];
+        wanted[1] = step > wanted[1] ? step : wanted[1];
+    }
+    wanted[0] /= 7;
+    wanted[1] /= 15;
+    make_units(wanted, half, unit, inverse);
+    memcpy(units, half, 2 * sizeof *half);
+    for (size_t d = 0; d < dim; d++) {
+        float centre = round_lane(within((low[d] + high[d]) * 0.5f * inverse[0], -7, 7));
+        float step = round_lane(within((high[d] - low[d]) / 3 * inverse[1], 1, 15));
+        bytes[d] = (uint8_t)(((int)centre + 8) << 4 | (int)step);
     }
 }
 
-static void pack_values(uint8_t codes[][CODEC_SLOTS], size_t dim, uint8_t level, uint8_t *out)
+/* By channel: the scales of K or V, then the codes that are nearest with them. */
+static void make_channels(const struct codec_head *h, float x[][CODEC_SLOTS], bool keys,
+                          float error[CODEC_SLOTS], uint8_t codes[][CODEC_SLOTS])
 {
-    size_t in_byte = 8u / level, group = 16 * in_byte, stride = dim / in_byte;
+    uint16_t *scales = (uint16_t *)(uintptr_t)codec_scales(h->to, h->to_level, h->dim);
+    const unsigned bits = codec_bits(h->to_level);
+    const float last = (float)((1u << bits) - 1);
+    float low[CODEC_DIM], high[CODEC_DIM], step[CODEC_DIM], sum[CODEC_SLOTS] = {0};
+    for (size_t d = 0; d < h->dim; d++)
+        find_ends(x[d], h->tokens, &low[d], &high[d]);
+    if (h->to_level == 2)
+        write_end_codes(low, high, h->dim, scales + (keys ? 0 : 2),
+                        (uint8_t *)(scales + 4) + (keys ? 0 : h->dim));
+    else
+        write_ends(low, high, h->dim, bits, scales + (keys ? 0 : 2 * h->dim));
+    codec_channels(h->to, h->to_level, h->dim, !keys, 0, h->dim, step, low);
+    for (size_t d = 0; d < h->dim; d++) {
+        float inverse = step[d] > 0 ? 1.0f / step[d] : 0;
+        LANES(t)
+        {
+            float y = (x[d][t] - low[d]) * inverse;
+            y = y > 0 ? y : 0; /* and NaN becomes 0 */
+            y = round_lane(y < last ? y : last);
+            codes[d][t] = (uint8_t)(int)y;
+            float e = x[d][t] - fmaf(y, step[d], low[d]);
+            sum[t] += e * e;
+        }
+    }
+    memcpy(error, sum, sizeof sum);
+}
+
+static void pack_keys(uint8_t codes[][CODEC_SLOTS], size_t dim, unsigned bits, uint8_t *out)
+{
+    size_t in_byte = 8u / bits;
+    for (size_t d = 0; d < dim; d += in_byte, out += CODEC_SLOTS) {
+        memcpy(out, codes[d], CODEC_SLOTS);
+        for (size_t i = 1; i < in_byte; i++)
+            LANES(t) out[t] = (uint8_t)(out[t] | codes[d + i][t] << i * bits);
+    }
+}
+
+static void pack_values(uint8_t codes[][CODEC_SLOTS], size_t dim, unsigned bits, uint8_t *out)
+{
+    size_t in_byte = 8u / bits, group = 16 * in_byte, stride = dim / in_byte;
     for (size_t base = 0; base < dim; base += group) {
         size_t bytes = (dim - base < group ? dim - base : group) / in_byte;
         for (size_t j = 0; j < bytes; j++) {
             uint8_t packed[CODEC_SLOTS];
             memcpy(packed, codes[base + j], CODEC_SLOTS);
             for (size_t i = 1; i < in_byte; i++)
-                LANES(t) packed[t] = (uint8_t)(packed[t] | codes[base + i * bytes + j][t] << i * level);
+                LANES(t) packed[t] = (uint8_t)(packed[t] | codes[base + i * bytes + j][t] << i * bits);
             LANES(t) out[t * stride + base / in_byte + j] = packed[t];
         }
     }
 }
 
 /* Level 16: halves, [dim][16] or [16][dim]. */
-static double write_halves(float x[][CODEC_SLOTS], size_t dim, size_t tokens, int keys, uint16_t *out)
+static double write_halves(float x[][CODEC_SLOTS], size_t dim, size_t tokens, bool keys, uint16_t *out)
 {
     float sum[CODEC_SLOTS] = {0}, back[CODEC_SLOTS];
     double total = 0;
@@ -268,37 +322,50 @@ static double write_halves(float x[][CODEC_SLOTS], size_t dim, size_t tokens, in
     return total;
 }
 
-/* K or V: x comes in as `from` has it. */
-static double lower(const struct codec_head *h, float x[][CODEC_SLOTS], int keys)
+/* Codes and scales of K or V below level 16; the codes of slots that hold nothing are yet to be cleared. */
+static void encode(const struct codec_head *h, float x[][CODEC_SLOTS], bool keys, float error[CODEC_SLOTS],
+                   uint8_t codes[][CODEC_SLOTS])
 {
-    uint8_t level = h->to_level, codes[CODEC_DIM][CODEC_SLOTS], *to = h->to;
-    uint16_t half[CODEC_SLOTS], *scales = (uint16_t *)(uintptr_t)codec_scales(h->to, level, h->dim);
-    float error[CODEC_SLOTS];
-    double total = 0;
+    uint16_t half[CODEC_SLOTS], *scales = (uint16_t *)(uintptr_t)codec_scales(h->to, h->to_level, h->dim);
     for (size_t d = 0; h->tokens < CODEC_SLOTS && d < h->dim; d++)
         for (size_t t = h->tokens; t < CODEC_SLOTS; t++)
             x[d][t] = 0;
-    to += keys ? 0 : CODEC_SLOTS * h->dim * level / 8;
-    if (level == 16)
-        return write_halves(x, h->dim, h->tokens, keys, (uint16_t *)(void *)to);
-    if (level == 8) {
-        make_codes_8(x, h->dim, half, error, codes);
-    } else {
-        if (h->from_level >= 8)
-            rotate_lanes(x, h->dim);
-        choose_scales(x, h->dim, level, half, error);
-        make_codes(x, h->dim, level, half, codes);
+    if (codec_rotated(h->from_level) != codec_rotated(h->to_level))
+        rotate_lanes(x, h->dim);
+    if (codec_by_channel(h->to_level)) {
+        make_channels(h, x, keys, error, codes);
+        return;
     }
-    for (size_t t = h->tokens; t < CODEC_SLOTS; t++) {
+    if (h->to_level == 8)
+        make_codes_8(x, h->dim, half, error, codes);
+    else
+        make_codes_4(x, h->dim, half, error, codes);
+    for (size_t t = h->tokens; t < CODEC_SLOTS; t++)
         half[t] = 0;
+    memcpy(scales + (keys ? 0 : CODEC_SLOTS), half, sizeof half);
+}
+
+/* K or V: x comes in as `from` has it. */
+static double lower(const struct codec_head *h, float x[][CODEC_SLOTS], bool keys)
+{
+    uint8_t level = h->to_level, codes[CODEC_DIM][CODEC_SLOTS];
+    uint8_t *to = keys ? h->to : (uint8_t *)(uintptr_t)codec_values(h->to, level, h->dim);
+    float error[CODEC_SLOTS];
+    double total = 0;
+    if (level == 16) {
+        for (size_t d = 0; h->tokens < CODEC_SLOTS && d < h->dim; d++)
+            for (size_t t = h->tokens; t < CODEC_SLOTS; t++)
+                x[d][t] = 0;
+        return write_halves(x, h->dim, h->tokens, keys, (uint16_t *)(void *)to);
+    }
+    encode(h, x, keys, error, codes);
+    for (size_t t = h->tokens; t < CODEC_SLOTS; t++)
         for (size_t d = 0; d < h->dim; d++)
             codes[d][t] = 0;
-    }
     if (keys)
-        pack_keys(codes, h->dim, level, to);
+        pack_keys(codes, h->dim, codec_bits(level), to);
     else
-        pack_values(codes, h->dim, level, to);
-    memcpy(scales + (keys ? 0 : CODEC_SLOTS), half, sizeof half);
+        pack_values(codes, h->dim, codec_bits(level), to);
     for (size_t t = 0; t < h->tokens; t++)
         total += error[t];
     return total;
@@ -308,9 +375,9 @@ static double convert(const struct codec_head *h)
 {
     _Alignas(64) float x[CODEC_DIM][CODEC_SLOTS];
     load_keys(h, x);
-    double error = lower(h, x, 1);
+    double error = lower(h, x, true);
     load_values(h, x);
-    return error + lower(h, x, 0);
+    return error + lower(h, x, false);
 }
 
 #endif

@@ -56,7 +56,7 @@ int kv_chunk_claim_unfilled(struct kv_pool *pool, struct kv_chunk *chunk, uint8_
 void kv_chunk_drop(struct kv_pool *pool, struct kv_chunk *chunk)
 {
     assert(chunk->data && !chunk->locked && !chunk->writing); /* invariant 3 */
-    if (chunk->stored_level > chunk->level)
+    if (kv_level_bits(chunk->stored_level) > kv_level_bits(chunk->level))
         kv_chunk_forget_stored(pool, chunk);
     kv_pool_reclaim(pool, chunk->data, chunk->level);
     chunk->data = NULL;

@@ -36,7 +36,7 @@ struct kv_chunk {
     uint64_t received, rows;
     uint64_t last_used;
     uint64_t mark;    /* for walks that must see a shared chunk once */
-    double damage[4]; /* squared error measured when lowered to level 16, 8, 4, 2; negative: not known */
+    double damage[4]; /* squared error measured when lowered to 16, 8, 4, 2 bits; negative: not known */
 };
 
 struct kv_chunk *kv_chunk_create(uint32_t position); /* lost, one reference; NULL: out of memory */

@@ -2,6 +2,8 @@
  * needed. */
 #include "kv/evict.h"
 
+#include "kv/geometry.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -22,8 +24,8 @@ static double score(const struct heap *h, const struct evict_candidate *c)
 static bool before(const struct heap *h, size_t i, size_t j)
 {
     const struct evict_candidate *a = &h->candidates[i], *b = &h->candidates[j];
-    if (h->order == EVICT_LCTRU && a->level != b->level)
-        return a->level > b->level;
+    if (h->order == EVICT_LCTRU && kv_level_bits(a->level) != kv_level_bits(b->level))
+        return kv_level_bits(a->level) > kv_level_bits(b->level);
     if (h->order == EVICT_COST) {
         double of_a = score(h, a), of_b = score(h, b);
         if (of_a < of_b || of_b < of_a)

@@ -1,9 +1,13 @@
 /* Sizes and offsets of KV chunks. Pure arithmetic.
  *
- * A chunk = 16 tokens x all layers at one level (bits a value: 16, 8, 4 or 2), one contiguous piece of
- * memory, layer after layer, so that a layer can be read or recomputed by itself: chunk bytes = layers x
- * layer_bytes(level) layer bytes = kv_heads x head_bytes(level), rounded up to 64 head bytes  = 2 x 16 x dim
- * x level / 8 codes, and below level 16 two scales (halves) a token: + 2 x 16 x 2 */
+ * A chunk = 16 tokens x all layers at one level, one contiguous piece of memory, layer after layer, so that a
+ * layer can be read or recomputed by itself. A level is the bits of a value's code, 16, 8, 4 or 2, and with
+ * KV_PAPER added (4 and 2 only) that the paper's codec made it (kernels/codec.h):
+ *   chunk bytes = layers x layer_bytes(level)
+ *   layer bytes = kv_heads x head_bytes(level), rounded up to 16
+ *   head bytes  = 2 x 16 x dim x bits / 8 of codes, and the scales:
+ *                 8, 4: two halves a token; 2: two bytes a dimension and four halves; the paper's: four
+ *                 halves a dimension */
 #ifndef LLMS_KV_GEOMETRY_H
 #define LLMS_KV_GEOMETRY_H
 
@@ -11,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { KV_CHUNK_TOKENS = 16 };
+enum { KV_CHUNK_TOKENS = 16, KV_PAPER = 64 };
 
 struct kv_geometry {
     uint32_t layers;
@@ -19,7 +23,11 @@ struct kv_geometry {
     uint32_t dim; /* of a head */
 };
 
-bool kv_level_valid(unsigned level); /* 16, 8, 4, 2 */
+bool kv_level_valid(unsigned level);
+static inline unsigned kv_level_bits(uint8_t level)
+{
+    return level & (KV_PAPER - 1);
+}
 size_t kv_head_bytes(const struct kv_geometry *geometry, uint8_t level);
 size_t kv_layer_bytes(const struct kv_geometry *geometry, uint8_t level);
 size_t kv_chunk_bytes(const struct kv_geometry *geometry, uint8_t level);

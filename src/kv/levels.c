@@ -10,7 +10,8 @@ static const uint8_t level_of[4] = {16, 8, 4, 2};
 
 static unsigned index_of(uint8_t level)
 {
-    return level == 16 ? 0 : level == 8 ? 1 : level == 4 ? 2 : 3;
+    unsigned bits = kv_level_bits(level);
+    return bits == 16 ? 0 : bits == 8 ? 1 : bits == 4 ? 2 : 3;
 }
 
 static double from_bits(uint64_t bits)
@@ -27,10 +28,10 @@ static uint64_t to_bits(double value)
     return bits;
 }
 
-double levels_damage_model(uint8_t level)
+double levels_damage_model(uint8_t bits)
 {
     static const double model[4] = {0, 8.769e-5, 0.01154, 0.1188}; /* 16 bits: what damage is measured from */
-    return model[index_of(level)];
+    return model[index_of(bits)];
 }
 
 uint64_t levels_budget(double ratio, const struct kv_geometry *g, size_t count)
@@ -184,7 +185,7 @@ struct market {
     const struct levels_chunk *chunks;
     size_t count;
     unsigned allowed;
-    uint64_t bytes[4]; /* of a chunk at levels 16, 8, 4, 2 */
+    uint64_t bytes[4]; /* of a chunk at 16, 8, 4, 2 bits */
     double floor;      /* least density: what got no attention is still not worth nothing */
     double scale;      /* measured damage / modelled, over the context */
 };
@@ -329,7 +330,7 @@ uint64_t levels_choose(const struct levels_rules *rules, const struct kv_geometr
 {
     struct market market = {.chunks = chunks, .count = count, .allowed = rules->allowed};
     for (int i = 0; i < 4; i++)
-        market.bytes[i] = kv_chunk_bytes(geometry, level_of[i]);
+        market.bytes[i] = kv_chunk_bytes(geometry, levels_tag(rules, level_of[i]));
     if (rules->rule == LEVELS_PAPER)
         choose_paper(rules, chunks, count, out);
     else if (rules->rule == LEVELS_DAMAGE)
@@ -337,10 +338,12 @@ uint64_t levels_choose(const struct levels_rules *rules, const struct kv_geometr
     else
         for (size_t i = 0; i < count; i++)
             out[i] = rules->rule == LEVELS_KEEP
-                         ? chunks[i].level
+                         ? level_of[index_of(chunks[i].level)]
                          : nearest(choices(1u << index_of(rules->fixed), &chunks[i]), rules->fixed);
     uint64_t bytes = 0;
-    for (size_t i = 0; i < count; i++)
-        bytes += market.bytes[index_of(out[i])];
+    for (size_t i = 0; i < count; i++) {
+        out[i] = index_of(out[i]) == index_of(chunks[i].level) ? chunks[i].level : levels_tag(rules, out[i]);
+        bytes += kv_chunk_bytes(geometry, out[i]);
+    }
     return bytes;
 }

@@ -23,12 +23,12 @@ enum levels_rule {
     LEVELS_FIXED,  /* all at the one level of `fixed`, whatever is allowed */
 };
 
-/* Bits of levels_rules.allowed. */
+/* Bits of levels_rules.allowed: by the bits of a value, whatever the codec. */
 enum { LEVELS_16 = 1, LEVELS_8 = 2, LEVELS_4 = 4, LEVELS_2 = 8 };
 
 struct levels_chunk {
     double density;   /* Eq. 1, >= 0 */
-    double damage[4]; /* squared error at levels 16, 8, 4, 2 (index 0 .. 3); negative: not known, modelled */
+    double damage[4]; /* squared error at 16, 8, 4, 2 bits (index 0 .. 3); negative: not known, modelled */
     uint8_t level;    /* now; the choice is never above it (invariant 5) */
     uint8_t keep;     /* 1: must not be lowered now (the sink, the newest, a chunk still filling) */
 };
@@ -37,10 +37,18 @@ struct levels_rules {
     enum levels_rule rule;
     uint8_t allowed; /* LEVELS_* */
     uint8_t fixed;
-    double ratio; /* (0, 2] */
+    double ratio;  /* (0, 2] */
+    uint8_t codec; /* of 4 and 2 bits: 0, ours, or KV_PAPER */
 };
 
-/* Writes the chosen level of each chunk. Returns the bytes they take. */
+/* The level of so many bits under these rules. */
+static inline uint8_t levels_tag(const struct levels_rules *rules, unsigned bits)
+{
+    return (uint8_t)(bits < 8 ? bits | rules->codec : bits);
+}
+
+/* Writes the chosen level of each chunk. A chunk that keeps its bits keeps its codec. Returns the bytes they
+ * take. */
 uint64_t levels_choose(const struct levels_rules *rules, const struct kv_geometry *geometry,
                        const struct levels_chunk *chunks, size_t count, uint8_t *out);
 
@@ -49,7 +57,7 @@ uint64_t levels_budget(double ratio, const struct kv_geometry *geometry, size_t 
 
 /* Squared error of a unit-variance value at a level, where it was not measured: the least that a uniform
  * quantiser of so many bits can have on a normal distribution. */
-double levels_damage_model(uint8_t level);
+double levels_damage_model(uint8_t bits);
 
 /* The paper's share a of chunks that get 8 bits (LEVELS_PAPER), for the record and its test: it depends on
  * how the density is spread. */

@@ -79,7 +79,7 @@ int kv_sequence_reserve(struct kv_sequence *sequence, size_t end, uint8_t level)
     if (code < 0)
         return code;
     struct kv_chunk **tail = written_tail(sequence, end);
-    if (tail && (!(*tail)->data || (*tail)->level < 8))
+    if (tail && (!(*tail)->data || kv_level_bits((*tail)->level) < 8))
         return -EINVAL;
     if (tail && (*tail)->references > 1 && (code = copy_chunk(sequence->pool, *tail, &copy)) < 0)
         return code;
@@ -133,7 +133,7 @@ void kv_sequence_truncate(struct kv_sequence *sequence, size_t tokens)
     if (inside && keep <= sequence->chunk_count && sequence->chunks[keep - 1]->tokens > inside) {
         struct kv_chunk *cut = sequence->chunks[keep - 1];
         if (cut->references > 1 ||
-            cut->level < 8) { /* not ours to cut, or not to be written on: computed again */
+            kv_level_bits(cut->level) < 8) { /* not ours to cut, or not to be written on: computed again */
             tokens -= inside;
             keep--;
         } else {

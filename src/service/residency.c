@@ -83,7 +83,8 @@ static bool drop_deleted(struct service *service)
 static void drop(struct service *service, struct kv_chunk *chunk)
 {
     uint64_t bytes = kv_chunk_bytes(kv_pool_geometry(service->pool), chunk->level);
-    if (chunk->stored && chunk->stored_level > chunk->level) /* invariant 5: never to be found again */
+    if (chunk->stored && kv_level_bits(chunk->stored_level) >
+                             kv_level_bits(chunk->level)) /* invariant 5: never to be found again */
         segment_withdraw(service->store, chunk->stored, chunk->stored_index);
     kv_chunk_drop(service->pool, chunk);
     pthread_mutex_lock(&service->lock);

@@ -142,12 +142,11 @@ static int open_store(struct service *service, const char *state_directory, stru
 {
     const struct engine_model *model = engine_model(service->engine);
     struct chunk_geometry geometry = {.layers = model->kv.layers};
-    static const uint8_t levels[4] = {16, 8, 4, 2};
     struct buffer path = {0};
     if (!service->policy->stores)
         return 0;
-    for (int i = 0; i < 4; i++)
-        geometry.layer_bytes[i] = (uint32_t)kv_layer_bytes(&model->kv, levels[i]);
+    for (int i = 0; i < CHUNK_LEVELS; i++)
+        geometry.layer_bytes[i] = (uint32_t)kv_layer_bytes(&model->kv, chunk_levels[i]);
     struct known known = {0};
     int code = journal_context_list(service->journal, NULL, &known.contexts, &known.count, error);
     if (code == 0 && (code = buffer_printf(&path, "%s/chunks", state_directory)) < 0)

@@ -29,7 +29,9 @@ static bool find_stored(struct service *service, struct kv_chunk *chunk, const s
     if (chunk_store_find(service->store, key, &segment, &index) < 0)
         return false;
     const struct segment_chunk *stored = segment_chunk(segment, index);
-    bool lowered = service->policy->levels.rule != LEVELS_KEEP && stored->level < service->kv_level;
+    const struct levels_rules *rules = &service->policy->levels;
+    bool lowered = rules->rule != LEVELS_KEEP && kv_level_bits(stored->level) < service->kv_level &&
+                   stored->level == levels_tag(rules, kv_level_bits(stored->level));
     if ((stored->level != service->kv_level && !lowered) || stored->tokens != chunk->tokens) {
         segment_unref(service->store, segment); /* written under another policy */
         return false;
@@ -70,7 +72,8 @@ static bool better(const struct kv_chunk *chunk, const struct kv_chunk *than)
         return false;
     if (!than || !chunk->data != !than->data)
         return !than || chunk->data;
-    return chunk->data ? chunk->level > than->level : chunk->stored_level > than->stored_level;
+    return chunk->data ? kv_level_bits(chunk->level) > kv_level_bits(than->level)
+                       : kv_level_bits(chunk->stored_level) > kv_level_bits(than->stored_level);
 }
 
 static bool may_share(struct service *service, const struct context *with, const struct context *context)

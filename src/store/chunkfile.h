@@ -31,14 +31,18 @@ struct chunk_key {
     uint8_t bytes[16];
 };
 
+/* The levels that chunks can be stored at: 16, 8, 4, 2, and 64 more for the paper's 4 and 2. */
+enum { CHUNK_LEVELS = 6 };
+extern const uint8_t chunk_levels[CHUNK_LEVELS];
+
 struct chunk_geometry { /* what the store needs to know of kv/geometry: bytes of one chunk's layer by level */
     uint32_t layers;
-    uint32_t layer_bytes[4]; /* levels 16, 8, 4, 2 */
+    uint32_t layer_bytes[CHUNK_LEVELS]; /* of each of chunk_levels */
 };
 
 struct segment_chunk {
     struct chunk_key key;
-    uint8_t level;           /* 16, 8, 4, 2 */
+    uint8_t level;           /* one of chunk_levels */
     uint8_t tokens;          /* 1..16 that are filled */
     uint64_t received, rows; /* what its density is made of (kv/chunk.h) */
     const void *data;        /* writing: layers x layer_bytes; reading: NULL */

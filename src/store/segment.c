@@ -8,7 +8,7 @@
 
 static const char magic[8] = "LLMS-KV\n";
 
-enum { VERSION = 1, CHECKSUM_BYTES = 8 };
+enum { VERSION = 2, CHECKSUM_BYTES = 8 };
 
 /* Offsets in the fixed part and in a chunk's entry: docs/FORMATS.md. */
 enum {
@@ -19,7 +19,6 @@ enum {
     AT_COUNT = 32,
     AT_LAYERS = 36,
     AT_LAYER_BYTES = 40,
-    AT_RESERVED = 56,
     ENTRY_RECEIVED = 16,
     ENTRY_ROWS = 24,
     ENTRY_LEVEL = 32,
@@ -57,25 +56,19 @@ static void put64(uint8_t *p, uint64_t value)
     memcpy(p, &value, sizeof value);
 }
 
+const uint8_t chunk_levels[CHUNK_LEVELS] = {16, 8, 4, 2, 64 | 4, 64 | 2};
+
 int chunk_level_index(uint8_t level)
 {
-    switch (level) {
-    case 16:
-        return 0;
-    case 8:
-        return 1;
-    case 4:
-        return 2;
-    case 2:
-        return 3;
-    default:
-        return -1;
-    }
+    for (int i = 0; i < CHUNK_LEVELS; i++)
+        if (chunk_levels[i] == level)
+            return i;
+    return -1;
 }
 
 bool chunk_geometry_valid(const struct chunk_geometry *geometry)
 {
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < CHUNK_LEVELS; i++)
         if (geometry->layer_bytes[i] == 0 || geometry->layer_bytes[i] > SEGMENT_MAX_LAYER_BYTES)
             return false;
     return geometry->layers >= 1 && geometry->layers <= SEGMENT_MAX_LAYERS;
@@ -161,7 +154,7 @@ void segment_format(const struct segment_table *table, const struct chunk_geomet
     put64(p + AT_FILE_BYTES, table->file_bytes);
     put32(p + AT_COUNT, table->count);
     put32(p + AT_LAYERS, table->layers);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < CHUNK_LEVELS; i++)
         put32(p + AT_LAYER_BYTES + 4 * i, geometry->layer_bytes[i]);
     p += SEGMENT_FIXED_BYTES;
     for (uint32_t i = 0; i < table->count; i++) {
@@ -195,10 +188,10 @@ static int check_fixed(const uint8_t *p, const struct chunk_geometry *geometry, 
     if (get32(p + AT_VERSION) != VERSION || get64(p + AT_FINGERPRINT) != fingerprint ||
         get32(p + AT_LAYERS) != geometry->layers)
         return -ESTALE;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < CHUNK_LEVELS; i++)
         if (get32(p + AT_LAYER_BYTES + 4 * i) != geometry->layer_bytes[i])
             return -ESTALE;
-    return get64(p + AT_RESERVED) == 0 ? 0 : -EBADMSG;
+    return 0;
 }
 
 static bool parse_entry(const uint8_t *p, struct segment_chunk *chunk)

@@ -35,7 +35,7 @@ struct segment_table {
 };
 
 bool chunk_geometry_valid(const struct chunk_geometry *geometry);
-int chunk_level_index(uint8_t level); /* 0 .. 3; -1: no level */
+int chunk_level_index(uint8_t level); /* into chunk_levels; -1: no level */
 
 /* For chunks as given (their data is not looked at), sizes and offsets set, checksums zero. One allocation,
  * mem_free. -EINVAL: no such chunks can be; -ENOMEM. */

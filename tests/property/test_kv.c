@@ -375,9 +375,14 @@ static void sizes_are_as_stated(void **state)
     assert_int_equal(kv_chunk_bytes(&llama, 16), 16 * 8 * 2 * 16 * 64 * 2);
     assert_int_equal(kv_chunk_bytes(&llama, 8), 16 * 8 * (2 * 16 * 64 + 2 * 16 * 2));
     assert_int_equal(kv_chunk_bytes(&llama, 4), 16 * 8 * (2 * 16 * 64 / 2 + 2 * 16 * 2));
-    assert_int_equal(kv_chunk_bytes(&llama, 2), 16 * 8 * (2 * 16 * 64 / 4 + 2 * 16 * 2));
+    assert_int_equal(kv_chunk_bytes(&llama, 2), 16 * 8 * (2 * 16 * 64 / 4 + 2 * 64 + 4 * 2));
+    assert_int_equal(kv_chunk_bytes(&llama, KV_PAPER | 4), 16 * 8 * (2 * 16 * 64 / 2 + 4 * 64 * 2));
+    assert_int_equal(kv_chunk_bytes(&llama, KV_PAPER | 2), 16 * 8 * (2 * 16 * 64 / 4 + 4 * 64 * 2));
+    const struct kv_geometry odd = {1, 1, 24}; /* its last 8 bytes fill up to 16 */
+    assert_int_equal(kv_chunk_bytes(&odd, 2), 2 * 16 * 24 / 4 + 2 * 24 + 4 * 2 + 8);
     for (unsigned level = 0; level < 300; level++)
-        assert_int_equal(kv_level_valid(level), level == 2 || level == 4 || level == 8 || level == 16);
+        assert_int_equal(kv_level_valid(level), level == 2 || level == 4 || level == 8 || level == 16 ||
+                                                    level == (KV_PAPER | 2) || level == (KV_PAPER | 4));
     assert_int_equal(kv_chunks_of(0), 0);
     assert_int_equal(kv_chunks_of(1), 1);
     assert_int_equal(kv_chunks_of(16), 1);

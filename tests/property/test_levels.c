@@ -370,6 +370,39 @@ static void keep_and_fixed(void **state)
     assert_int_equal(levels_choose(&rules, &geometry, chunks, 0, out), 0);
 }
 
+/* The codec is the rules'; a chunk that keeps its bits keeps what it was made by, and its bytes count so. */
+static void a_codec_is_chosen_with_the_rules(void **state)
+{
+    (void)state;
+    struct random r = {5};
+    unsigned made = 0;
+    for (int round = 0; round < 100; round++) {
+        enum { COUNT = 40 };
+        struct levels_chunk chunks[COUNT];
+        uint8_t out[COUNT];
+        struct levels_rules rules = {round % 2 ? LEVELS_DAMAGE : LEVELS_PAPER, LEVELS_8 | LEVELS_4 | LEVELS_2,
+                                     0, 0.3 + 0.7 * random_unit(&r), round % 3 ? KV_PAPER : 0};
+        uint64_t bytes = 0;
+        random_chunks(&r, chunks, COUNT);
+        for (size_t i = 0; i < COUNT; i++)
+            if (chunks[i].level < 8 && random_below(&r, 2))
+                chunks[i].level |= KV_PAPER;
+        uint64_t said = levels_choose(&rules, &geometry, chunks, COUNT, out);
+        for (size_t i = 0; i < COUNT; i++) {
+            unsigned bits = kv_level_bits(out[i]), before = kv_level_bits(chunks[i].level);
+            assert_true(kv_level_valid(out[i]) && bits <= before);
+            if (bits == before)
+                assert_int_equal(out[i], chunks[i].level);
+            else
+                assert_int_equal(out[i], levels_tag(&rules, bits));
+            made += bits < before && bits < 8;
+            bytes += kv_chunk_bytes(&geometry, out[i]);
+        }
+        assert_int_equal(said, bytes);
+    }
+    assert_true(made > 1000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -381,6 +414,7 @@ int main(void)
         cmocka_unit_test(the_paper_finds_a_minimum),
         cmocka_unit_test(the_papers_share_has_known_values),
         cmocka_unit_test(keep_and_fixed),
+        cmocka_unit_test(a_codec_is_chosen_with_the_rules),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

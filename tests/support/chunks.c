@@ -15,7 +15,7 @@
 #include "base/random.h"
 #include "os/aio.h"
 
-const struct chunk_geometry chunks_geometry = {CHUNKS_LAYERS, {8192, 4160, 2112, 1088}};
+const struct chunk_geometry chunks_geometry = {CHUNKS_LAYERS, {8192, 4160, 2112, 1296, 3072, 2064}};
 
 void chunks_directory_make(char path[64], bool in_memory)
 {
@@ -55,14 +55,16 @@ unsigned chunks_files(const char *directory)
 
 static size_t slice_bytes(const struct segment_chunk *chunk)
 {
-    int index = chunk->level == 16 ? 0 : chunk->level == 8 ? 1 : chunk->level == 4 ? 2 : 3;
+    size_t index = 0;
+    while (chunk_levels[index] != chunk->level)
+        index++;
     return chunks_geometry.layer_bytes[index];
 }
 
 void chunks_make(const struct chunk_store *store, const char *owner, uint64_t seed,
                  struct segment_chunk *chunks, size_t count)
 {
-    static const uint8_t levels[] = {8, 2, 16, 4};
+    static const uint8_t levels[] = {8, 2, 16, 64 | 4, 4, 64 | 2};
     struct random random = {seed};
     struct chunk_key state;
     chunk_key_start(store, owner, &state);
@@ -71,7 +73,8 @@ void chunks_make(const struct chunk_store *store, const char *owner, uint64_t se
         int32_t tokens[16];
         for (int k = 0; k < 16; k++)
             tokens[k] = (int32_t)(seed * 1000 + i * 16 + (size_t)k);
-        *chunk = (struct segment_chunk){.level = levels[i % 4], .tokens = i + 1 == count ? 5 : 16};
+        *chunk =
+            (struct segment_chunk){.level = levels[i % sizeof levels], .tokens = i + 1 == count ? 5 : 16};
         chunk_key_next(store, &state, tokens, chunk->tokens);
         chunk->key = state;
         chunk->received = random_next(&random);

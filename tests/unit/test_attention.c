@@ -44,13 +44,16 @@ static void *room(size_t bytes)
     return p;
 }
 
-/* A level of those in `levels`, bit 0 for 16, 1 for 8, 2 for 4, 3 for 2. */
+static const uint8_t all_levels[] = {16, 8, 4, 2, CODEC_PAPER | 4, CODEC_PAPER | 2};
+enum { LEVELS = sizeof all_levels, ALL = (1 << LEVELS) - 1, ROTATED = 4 | 8 };
+
+/* A level of those in `levels`, a bit for each of all_levels. */
 static uint8_t pick(struct random *r, unsigned levels)
 {
     for (;;) {
-        unsigned i = (unsigned)random_below(r, 4);
+        size_t i = random_below(r, LEVELS);
         if (levels >> i & 1)
-            return (uint8_t)(16 >> i);
+            return all_levels[i];
     }
 }
 
@@ -62,7 +65,7 @@ static void fill_chunk(struct fixture *f, size_t c, uint8_t level, const struct 
     for (unsigned t = 0; t < CHUNK_TOKENS; t++)
         store->store(data, first, f->dim, t, f->k + (c * CHUNK_TOKENS + t) * f->dim,
                      f->v + (c * CHUNK_TOKENS + t) * f->dim);
-    if (level < 8) {
+    if (codec_bits(level) < 8) {
         void *low = room(2 * CHUNK_TOKENS * f->dim * 2 + 256);
         struct codec_head head = {
             .from = data, .to = low, .from_level = 8, .to_level = level, .tokens = 16, .dim = f->dim};
@@ -128,6 +131,24 @@ static void run(const struct kernels *kernels, const struct fixture *f, float *o
     }
 }
 
+/* What a code of 4 or 2 bits stands for. */
+static double decoded(const struct fixture *f, const struct attention_chunk *c, size_t slot, size_t d,
+                      bool values)
+{
+    unsigned code =
+        values ? codec_value(c->data, c->level, f->dim, slot, d) : codec_key(c->data, c->level, d, slot);
+    const uint16_t *scales = codec_scales(c->data, c->level, f->dim);
+    if (c->level == 4)
+        return (code - 7.5) * (double)half_to_float(scales[values * CHUNK_TOKENS + slot]);
+    if (c->level == 2) {
+        unsigned byte = ((const uint8_t *)(scales + 4))[values * f->dim + d];
+        double centre = (double)half_to_float(scales[2 * values]) * ((int)(byte >> 4) - 8);
+        return centre + (code - 1.5) * (byte & 15) * (double)half_to_float(scales[2 * values + 1]);
+    }
+    scales += values * 2 * f->dim + d;
+    return code * (double)half_to_float(scales[0]) + (double)half_to_float(scales[f->dim]);
+}
+
 /* K or V of a position as its chunk has it, rotated back by R's definition where it is rotated. */
 static double held(const struct fixture *f, size_t t, size_t d, bool values)
 {
@@ -135,18 +156,18 @@ static double held(const struct fixture *f, size_t t, size_t d, bool values)
     size_t slot = t % CHUNK_TOKENS, i = values ? (CHUNK_TOKENS + slot) * f->dim + d : d * CHUNK_TOKENS + slot;
     if (c->level == 16)
         return half_to_float(((const uint16_t *)c->data)[i]);
-    double scale = half_to_float(codec_scales(c->data, c->level, f->dim)[values * CHUNK_TOKENS + slot]);
     if (c->level == 8)
-        return ((const int8_t *)c->data)[i] * scale;
+        return ((const int8_t *)c->data)[i] *
+               (double)half_to_float(codec_scales(c->data, 8, f->dim)[values * CHUNK_TOKENS + slot]);
+    if (!codec_rotated(c->level))
+        return decoded(f, c, slot, d, values);
     size_t block = codec_block(f->dim), from = d / block * block;
-    double sum = 0, mid = (double)codec_mid(c->level);
+    double sum = 0;
     for (size_t j = from; j < from + block; j++) {
-        double x = (values ? codec_value(c->data, c->level, f->dim, slot, j)
-                           : codec_key(c->data, c->level, j, slot)) -
-                   mid;
+        double x = decoded(f, c, slot, j, values);
         sum += __builtin_parityll((d - from) & (j - from)) ? -x : x;
     }
-    return sum / sqrt((double)block) * scale;
+    return sum / sqrt((double)block);
 }
 
 /* Softmax attention over what the chunks hold, as a book has it. p: [visible] */
@@ -191,7 +212,7 @@ static void plain_is_attention(void **state)
     const struct kernels *plain = kernels_get(ISA_PLAIN);
     for (int round = 0; round < 36; round++) {
         struct fixture f;
-        fill(&f, &r, plain, round % 3 == 0 ? 3 : round % 3 == 1 ? 12 : 15);
+        fill(&f, &r, plain, round % 3 == 0 ? 3 : round % 3 == 1 ? ROTATED : ALL);
         float *out = room(f.queries * f.dim * 4);
         run(plain, &f, out, f.queries);
         size_t values = f.chunks * CHUNK_TOKENS * f.dim;
@@ -225,7 +246,7 @@ static void twins_agree(void **state)
         struct random r = {7};
         for (int round = 0; round < 120; round++) {
             struct fixture f;
-            fill(&f, &r, plain, round % 4 ? 1 + (unsigned)random_below(&r, 15) : 15);
+            fill(&f, &r, plain, round % 4 ? 1 + (unsigned)random_below(&r, ALL) : ALL);
             size_t bytes = f.queries * f.dim * 4, positions = f.chunks * CHUNK_TOKENS;
             float *one = room(bytes), *all = room(bytes), *some = room(bytes);
             uint32_t *first = room(positions * 4), *second = room(positions * 4);
@@ -288,7 +309,7 @@ static void density_is_the_share_received(void **state)
         const struct kernels *kernels = kernels_get((enum isa)isa);
         for (int round = 0; kernels && round < 12; round++) {
             struct fixture f;
-            fill(&f, &r, kernels, 15);
+            fill(&f, &r, kernels, ALL);
             size_t values = f.chunks * CHUNK_TOKENS * f.dim, positions = f.chunks * CHUNK_TOKENS;
             float *out = room(f.queries * f.dim * 4), *without = room(f.queries * f.dim * 4);
             double *k = room(values * 8), p[MAX_CHUNKS * CHUNK_TOKENS], want[MAX_CHUNKS * CHUNK_TOKENS] = {0};
@@ -330,8 +351,8 @@ static void density_leaves_out_what_is_no_number(void **state)
         if (!kernels)
             continue;
         struct fixture f;
-        fill(&f, &r, kernels, 15);
-        for (; f.queries < 4; fill(&f, &r, kernels, 15))
+        fill(&f, &r, kernels, ALL);
+        for (; f.queries < 4; fill(&f, &r, kernels, ALL))
             drop(&f);
         size_t bytes = f.chunks * CHUNK_TOKENS * 4;
         float *out = room(f.queries * f.dim * 4);
@@ -366,7 +387,7 @@ static void unseen_slots_do_not_matter(void **state)
         const struct kernels *kernels = kernels_get((enum isa)isa);
         for (int round = 0; kernels && round < 24; round++) {
             struct fixture f;
-            fill(&f, &r, kernels, 1u << round % 4);
+            fill(&f, &r, kernels, 1u << round % LEVELS);
             size_t bytes = f.queries * f.dim * 4, seen = f.chunks * CHUNK_TOKENS - 5;
             for (size_t i = 0; i < f.queries; i++)
                 f.visible[i] = f.visible[i] < seen ? f.visible[i] : (uint32_t)seen;
@@ -374,7 +395,14 @@ static void unseen_slots_do_not_matter(void **state)
             float *before = room(bytes), *after = room(bytes);
             run(kernels, &f, before, f.queries);
             struct attention_chunk *c = &f.table[f.chunks - 1];
-            if (c->level < 16) {
+            if (codec_by_channel(c->level)) { /* any code */
+                unsigned in_byte = 8 / codec_bits(c->level);
+                uint8_t *values = (uint8_t *)(uintptr_t)codec_values(c->data, c->level, f.dim);
+                for (size_t t = 11; t < CHUNK_TOKENS; t++)
+                    for (size_t d = 0; d < f.dim / in_byte; d++)
+                        ((uint8_t *)(uintptr_t)c->data)[d * CHUNK_TOKENS + t] =
+                            values[t * f.dim / in_byte + d] = 0xff;
+            } else if (c->level < 16) {
                 uint16_t *scales = (uint16_t *)(uintptr_t)codec_scales(c->data, c->level, f.dim);
                 for (size_t t = 11; t < CHUNK_TOKENS; t++)
                     scales[t] = scales[CHUNK_TOKENS + t] = 0x7e00;
@@ -400,7 +428,7 @@ static void result_may_replace_query(void **state)
     const struct kernels *best = kernels_best();
     for (int round = 0; round < 20; round++) {
         struct fixture f;
-        fill(&f, &r, best, 15);
+        fill(&f, &r, best, ALL);
         size_t bytes = f.queries * f.dim * 4;
         float *out = room(bytes);
         run(best, &f, out, f.queries);

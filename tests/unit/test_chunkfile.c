@@ -155,7 +155,7 @@ static void layer_ranges(void **state)
                             range.bytes <= sizeof data);
                 assert_int_equal(os_pread(range.descriptor, range.offset, data, range.bytes), 0);
                 for (uint32_t i = 0; i < count; i++) {
-                    assert_int_equal(at[i] % 64, 0);
+                    assert_int_equal(at[i] % 16, 0);
                     assert_true(segment_slice_valid(segment, layer, first + i, data + at[i]));
                     data[at[i] + 17] ^= 4;
                     assert_false(segment_slice_valid(segment, layer, first + i, data + at[i]));

@@ -30,20 +30,41 @@ static float normal(struct random *r)
 
 static size_t head_bytes(uint8_t level, size_t dim)
 {
-    return 2 * CODEC_SLOTS * dim * level / 8 + (level < 16 ? 2 * CODEC_SLOTS * 2 : 0);
+    size_t scales = level == 16           ? 0
+                    : level == 2          ? 8 + 2 * dim
+                    : level & CODEC_PAPER ? 8 * dim
+                                          : 4 * CODEC_SLOTS;
+    return 2 * CODEC_SLOTS * dim * codec_bits(level) / 8 + scales;
 }
 
-/* What a block holds at [t][d]; K, or V. Levels 4 and 2: rotated. */
+/* What code 0 of a dimension or token stands for, and how far the next code is. */
+static double step_of(const void *data, uint8_t level, size_t dim, size_t t, size_t d, int values,
+                      double *first)
+{
+    const uint16_t *scales = codec_scales(data, level, dim);
+    double step = half_to_float(scales[values * CODEC_SLOTS + t]);
+    *first = level == 4 ? -7.5 * step : 0;
+    if (level == 2) {
+        unsigned byte = ((const uint8_t *)(scales + 4))[values * dim + d];
+        step = (byte & 15) * (double)half_to_float(scales[2 * values + 1]);
+        *first = ((int)(byte >> 4) - 8) * (double)half_to_float(scales[2 * values]) - 1.5 * step;
+    } else if (level & CODEC_PAPER) {
+        step = half_to_float(scales[2 * values * dim + d]);
+        *first = half_to_float(scales[(2 * values + 1) * dim + d]);
+    }
+    return step;
+}
+
+/* What a block holds at [t][d]; K, or V; rotated where the level is. */
 static double stored(const void *data, uint8_t level, size_t dim, size_t t, size_t d, int values)
 {
     size_t i = values ? CODEC_SLOTS * dim + t * dim + d : d * CODEC_SLOTS + t;
     if (level == 16)
         return half_to_float(((const uint16_t *)data)[i]);
-    double scale = half_to_float(codec_scales(data, level, dim)[values * CODEC_SLOTS + t]);
+    double first, step = step_of(data, level, dim, t, d, values, &first);
     if (level == 8)
-        return scale * ((const int8_t *)data)[i];
-    unsigned code = values ? codec_value(data, level, dim, t, d) : codec_key(data, level, d, t);
-    return ((double)code - (double)codec_mid(level)) * scale;
+        return step * ((const int8_t *)data)[i];
+    return first + step * (values ? codec_value(data, level, dim, t, d) : codec_key(data, level, d, t));
 }
 
 /* R x by R's own definition: entries (-1)^(ones in i & j) / sqrt(block). */
@@ -58,13 +79,13 @@ static void rotate_by_definition(const double *x, size_t dim, double *out)
     }
 }
 
-/* One vector as levels 16 and 8 have it. */
+/* One vector, not rotated. */
 static void plain_values(const void *data, uint8_t level, size_t dim, size_t t, int values, double *out)
 {
     double x[CODEC_DIM];
     for (size_t d = 0; d < dim; d++)
         x[d] = stored(data, level, dim, t, d, values);
-    if (level < 8)
+    if (codec_rotated(level))
         rotate_by_definition(x, dim, out);
     else
         memcpy(out, x, dim * sizeof *x);
@@ -113,7 +134,22 @@ static double lower(const struct kernels *kernels, const struct block *from, uin
     return kernels->codec(&head);
 }
 
-static const uint8_t steps[][2] = {{16, 8}, {16, 4}, {16, 2}, {8, 4}, {8, 2}, {4, 2}, {8, 16}, {16, 16}};
+enum { PAPER_4 = CODEC_PAPER | 4, PAPER_2 = CODEC_PAPER | 2 };
+static const uint8_t steps[][2] = {{16, 8},
+                                   {16, 4},
+                                   {16, 2},
+                                   {8, 4},
+                                   {8, 2},
+                                   {4, 2},
+                                   {8, 16},
+                                   {16, 16},
+                                   {16, PAPER_4},
+                                   {16, PAPER_2},
+                                   {8, PAPER_4},
+                                   {8, PAPER_2},
+                                   {PAPER_4, PAPER_2},
+                                   {PAPER_4, 2},
+                                   {4, PAPER_2}};
 enum { STEPS = sizeof steps / sizeof *steps };
 
 static void levels_cost_what_they_should(void **state)
@@ -123,7 +159,11 @@ static void levels_cost_what_they_should(void **state)
     static const struct {
         uint8_t from, to;
         double bound;
-    } cases[] = {{16, 8, 5e-5}, {16, 4, 0.0105}, {8, 4, 0.0105}, {16, 2, 0.12}, {8, 2, 0.12}, {4, 2, 0.12}};
+    } cases[] = {{16, 8, 5e-5},         {16, 4, 0.0125},
+                 {8, 4, 0.0125},        {16, 2, 0.14},
+                 {8, 2, 0.14},          {4, 2, 0.14},
+                 {16, PAPER_4, 0.0055}, {8, PAPER_4, 0.0055},
+                 {16, PAPER_2, 0.125},  {PAPER_4, PAPER_2, 0.125}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         for (size_t dim = 64; dim <= 128; dim += 64) {
             struct random r = {17 + i};
@@ -131,10 +171,10 @@ static void levels_cost_what_they_should(void **state)
             for (int round = 0; round < 40; round++) {
                 struct block source, from, to;
                 double one;
-                fill(&source, cases[i].from == 4 ? 16 : cases[i].from, dim, CODEC_SLOTS, 1, &r);
+                fill(&source, codec_bits(cases[i].from) == 4 ? 16 : cases[i].from, dim, CODEC_SLOTS, 1, &r);
                 from = source;
-                if (cases[i].from == 4)
-                    lower(best, &source, 16, &from, 4, dim, CODEC_SLOTS);
+                if (codec_bits(cases[i].from) == 4)
+                    lower(best, &source, 16, &from, cases[i].from, dim, CODEC_SLOTS);
                 lower(best, &from, cases[i].from, &to, cases[i].to, dim, CODEC_SLOTS);
                 error += difference(&from, cases[i].from, &to, cases[i].to, dim, CODEC_SLOTS, &one);
                 power += one;
@@ -158,10 +198,10 @@ static void reported_error_is_the_error(void **state)
             unsigned tokens = round % 3 ? CODEC_SLOTS : 1 + (unsigned)random_below(&r, CODEC_SLOTS);
             struct block source, from, to;
             double power;
-            fill(&source, step[0] == 4 ? 8 : step[0], dim, tokens, 3, &r);
+            fill(&source, codec_bits(step[0]) == 4 ? 8 : step[0], dim, tokens, 3, &r);
             from = source;
-            if (step[0] == 4)
-                lower(kernels, &source, 8, &from, 4, dim, tokens);
+            if (codec_bits(step[0]) == 4)
+                lower(kernels, &source, 8, &from, step[0], dim, tokens);
             double said = lower(kernels, &from, step[0], &to, step[1], dim, tokens);
             double is = difference(&from, step[0], &to, step[1], dim, tokens, &power);
             assert_true(fabs(said - is) <= 2e-5 * is + 1e-10 * power);
@@ -169,30 +209,53 @@ static void reported_error_is_the_error(void **state)
     }
 }
 
-/* No neighbour of the chosen scale's code would have been nearer, and no scale outside reason is chosen. */
+/* No neighbouring code would have been nearer, and at level 4 and by the paper's codec nothing is clipped. */
 static void codes_are_nearest(void **state)
 {
     (void)state;
+    static const uint8_t levels[] = {4, 2, PAPER_4, PAPER_2};
     struct random r = {29};
-    for (int round = 0; round < 60; round++) {
-        uint8_t level = round % 2 ? 4 : 2;
+    for (int round = 0; round < 80; round++) {
+        uint8_t level = levels[round % 4];
         size_t dim = 8 * (1 + random_below(&r, CODEC_DIM / 8));
         struct block from, to;
         fill(&from, 16, dim, CODEC_SLOTS, 1, &r);
         lower(kernels_best(), &from, 16, &to, level, dim, CODEC_SLOTS);
         for (size_t t = 0; t < CODEC_SLOTS; t++)
             for (int values = 0; values < 2; values++) {
-                double x[CODEC_DIM], y[CODEC_DIM];
+                double x[CODEC_DIM], y[CODEC_DIM], first;
                 plain_values(from.bytes, 16, dim, t, values, x);
                 rotate_by_definition(x, dim, y);
-                double scale = half_to_float(codec_scales(to.bytes, level, dim)[values * CODEC_SLOTS + t]);
-                double last = (double)codec_mid(level) * scale;
                 for (size_t d = 0; d < dim; d++) {
-                    double z = stored(to.bytes, level, dim, t, d, values), e = fabs(z - y[d]);
-                    assert_true(e <= scale * 0.50001 ||
-                                (fabs(z) >= last * 0.9999 && fabs(y[d]) >= last && (z > 0) == (y[d] > 0)));
+                    double wanted = codec_rotated(level) ? y[d] : x[d];
+                    double step = step_of(to.bytes, level, dim, t, d, values, &first);
+                    double last = first + step * ((1 << codec_bits(level)) - 1);
+                    double e = fabs(stored(to.bytes, level, dim, t, d, values) - wanted);
+                    double outside = wanted < first ? first - wanted : wanted > last ? wanted - last : 0;
+                    assert_true(e <= step * 0.5001 + outside + 1e-6);
+                    assert_true(level == 2 || outside <= 0.01 * step);
                 }
             }
+    }
+}
+
+/* What stands out against its neighbours keeps its size: the least and the largest of a dimension. */
+static void channels_reach_their_ends(void **state)
+{
+    (void)state;
+    struct random r = {61};
+    for (int round = 0; round < 40; round++) {
+        uint8_t level = round % 2 ? PAPER_2 : 2;
+        size_t dim = 8 * (1 + random_below(&r, CODEC_DIM / 8));
+        struct block from, to;
+        fill(&from, 16, dim, CODEC_SLOTS, 1, &r);
+        lower(kernels_best(), &from, 16, &to, level, dim, CODEC_SLOTS);
+        for (size_t d = 0; d < dim; d++) {
+            unsigned seen = 0;
+            for (size_t t = 0; t < CODEC_SLOTS; t++)
+                seen |= 1u << codec_key(to.bytes, level, d, t);
+            assert_true(level == 2 ? (seen & 3) && (seen & 12) : (seen & 9) == 9);
+        }
     }
 }
 
@@ -231,10 +294,11 @@ static void twins_agree(void **state)
             size_t dim = 8 * (1 + random_below(&r, CODEC_DIM / 8));
             unsigned tokens = round % 3 ? CODEC_SLOTS : 1 + (unsigned)random_below(&r, CODEC_SLOTS);
             struct block source, from, a, b;
-            fill(&source, step[0] == 4 ? 16 : step[0], dim, tokens, powf(10, (float)(round % 11) - 6), &r);
+            fill(&source, codec_bits(step[0]) == 4 ? 16 : step[0], dim, tokens,
+                 powf(10, (float)(round % 11) - 6), &r);
             from = source;
-            if (step[0] == 4)
-                lower(plain, &source, 16, &from, 4, dim, tokens);
+            if (codec_bits(step[0]) == 4)
+                lower(plain, &source, 16, &from, step[0], dim, tokens);
             double said = lower(plain, &from, step[0], &a, step[1], dim, tokens);
             double says = lower(fast, &from, step[0], &b, step[1], dim, tokens);
             assert_memory_equal(&a, &b, sizeof a);
@@ -251,7 +315,7 @@ static void unused_slots_do_not_matter(void **state)
     struct random r = {41};
     for (int round = 0; round < 80; round++) {
         const uint8_t *step = steps[round % STEPS];
-        if (step[0] == 4)
+        if (codec_bits(step[0]) == 4)
             continue;
         size_t dim = 8 * (1 + random_below(&r, CODEC_DIM / 8));
         unsigned tokens = 1 + (unsigned)random_below(&r, CODEC_SLOTS - 1);
@@ -275,11 +339,11 @@ static void unused_slots_do_not_matter(void **state)
         assert_memory_equal(&a, &b, sizeof a);
         assert_memory_equal(&said, &says, sizeof said);
         for (unsigned t = tokens; t < CODEC_SLOTS; t++)
-            for (size_t d = 0; d < dim && step[1] < 8; d++) {
+            for (size_t d = 0; d < dim && codec_bits(step[1]) < 8; d++) {
                 assert_int_equal(codec_key(a.bytes, step[1], d, t), 0);
                 assert_int_equal(codec_value(a.bytes, step[1], dim, t, d), 0);
             }
-        for (unsigned t = tokens; t < CODEC_SLOTS && step[1] < 16; t++) {
+        for (unsigned t = tokens; t < CODEC_SLOTS && (step[1] == 8 || step[1] == 4); t++) {
             assert_int_equal(codec_scales(a.bytes, step[1], dim)[t], 0);
             assert_int_equal(codec_scales(a.bytes, step[1], dim)[CODEC_SLOTS + t], 0);
         }
@@ -295,7 +359,7 @@ static void odd_vectors_survive(void **state)
     const float sizes[] = {0, 1e-8f, 6e-8f, 1e-4f, 6e4f};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (size_t s = 0; s < STEPS; s++) {
-            if (steps[s][0] == 4)
+            if (codec_bits(steps[s][0]) == 4)
                 continue;
             struct random r = {43};
             struct block from, to;
@@ -344,6 +408,7 @@ int main(void)
         cmocka_unit_test(levels_cost_what_they_should),
         cmocka_unit_test(reported_error_is_the_error),
         cmocka_unit_test(codes_are_nearest),
+        cmocka_unit_test(channels_reach_their_ends),
         cmocka_unit_test(lowering_to_8_is_storing_at_8),
         cmocka_unit_test(twins_agree),
         cmocka_unit_test(unused_slots_do_not_matter),

@@ -48,7 +48,9 @@ static uint8_t settled(const char *name)
     struct levels_chunk chunk = {0.1, {-1, -1, -1, -1}, p->write_level, 0};
     uint8_t level;
     levels_choose(&p->levels, &geometry, &chunk, 1, &level);
-    return level;
+    assert_int_equal(level, levels_tag(&p->levels, kv_level_bits(level)));
+    assert_int_equal(p->levels.codec, strcmp(name, "paper") == 0 ? KV_PAPER : 0);
+    return (uint8_t)kv_level_bits(level);
 }
 
 static void baselines_are_the_papers(void **state)
