@@ -41,7 +41,8 @@ int bench_run_tokens(struct bench_run *run, const int32_t *tokens, size_t count,
                                  .tokens = tokens,
                                  .count = count,
                                  .logits_from = count - 1,
-                                 .logits = run->logits};
+                                 .logits = run->logits,
+                                 .density_tokens = run->density ? count : 0};
     int code = kv_sequence_reserve(&run->sequence, run->sequence.tokens + count, run->level);
     if (code < 0)
         return error_set(error, code, "no memory for the KV of %zu tokens", run->sequence.tokens + count);

@@ -2,6 +2,7 @@
 #ifndef LLMS_BENCH_RUN_H
 #define LLMS_BENCH_RUN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -13,6 +14,7 @@ struct bench_run {
     struct kv_pool *pool;
     struct kv_sequence sequence;
     uint8_t level;
+    bool density;  /* attention adds up what each chunk receives, as the service lets it */
     float *logits; /* of the last token run: vocabulary of them */
 };
 

@@ -88,6 +88,8 @@ int bench_speed(int argc, char **argv)
          "KV in FP16 or INT8 (default 8, as the daemon's default policy)", 8, 16},
         {"busy", BENCH_NUMBER, &speed.busy, "N",
          "measure a second time beside N busy processes on the same processors", 0, BUSY_MAX},
+        {"density", BENCH_FLAG, &speed.density, NULL,
+         "measure a second time with density gathered, as the daemon's default policy does"},
         {"cold", BENCH_FLAG, &speed.start, NULL, "measure also from a cold start to the first token"},
         {"peer", BENCH_TEXT, &speed.peer, "PATH", "a peer-llama-cpp: its llama-bench runs in turn with us"},
         {"isa", BENCH_TEXT, &speed.isa, "NAME",

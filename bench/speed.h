@@ -29,6 +29,7 @@ struct speed_test {
     bool from_memory;     /* false: the weights fit caches, so that memory is no bound */
     double compute_bound; /* a prompt's, by arithmetic alone; 0: not measured */
     struct spread ours, peer, busy, peer_busy;
+    struct spread dense;  /* ours with density gathered */
     struct spread memory; /* bytes a second, measured in each of the runs */
 };
 
@@ -49,6 +50,7 @@ struct speed {
     struct bench_list prompts, depths, threads;
     uint64_t generate, runs, level;
     uint64_t busy; /* other processes, for a second measurement of each run; 0: none */
+    bool density;  /* measure each run a second time with density gathered */
     bool start;    /* measure cold starts */
     bool lenient;  /* depths that do not fit the model are left out */
     struct speed_test *tests;

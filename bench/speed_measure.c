@@ -80,8 +80,13 @@ static int measure_both(struct group *g, struct speed_test *tests, size_t count,
                         struct error *error)
 {
     int code = 0;
-    for (size_t i = 0; i < count && code == 0; i++)
+    for (size_t i = 0; i < count && code == 0; i++) {
         code = measure(g, &tests[i], busy ? &tests[i].busy : &tests[i].ours, error);
+        g->run.density = g->speed->density && !busy;
+        if (code == 0 && g->run.density)
+            code = measure(g, &tests[i], &tests[i].dense, error);
+        g->run.density = false;
+    }
     if (code == 0 && g->speed->peer)
         code = measure_peer(g, tests, count, busy, error);
     return code;
@@ -279,7 +284,8 @@ int speed_measure(struct speed *speed, struct error *error)
     (void)processors_keep(0);
     for (size_t i = 0; i < speed->count; i++) {
         struct speed_test *test = &speed->tests[i];
-        struct spread *spreads[] = {&test->ours, &test->peer, &test->busy, &test->peer_busy, &test->memory};
+        struct spread *spreads[] = {&test->ours, &test->dense,     &test->peer,
+                                    &test->busy, &test->peer_busy, &test->memory};
         for (size_t k = 0; k < sizeof spreads / sizeof *spreads; k++)
             spread_sort(spreads[k]);
     }

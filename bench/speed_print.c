@@ -112,6 +112,11 @@ static void print_test(const struct speed *speed, const struct speed_test *test)
                most(&test->peer));
         printf(",\"peer_ratio\":%.3f", spread_median(&test->ours) / spread_median(&test->peer));
     }
+    if (test->dense.count) {
+        printf(",\"density\":{");
+        print_spread("tokens_per_s", &test->dense);
+        printf(",\"ratio\":%.4f}", spread_median(&test->dense) / spread_median(&test->ours));
+    }
     if (test->busy.count)
         print_busy(speed, test);
     putchar('}');
@@ -176,6 +181,10 @@ static void print_row(const struct speed_test *test)
     print_rate(&test->ours);
     printf(" %8s", bound);
     print_percent(memory_share(test));
+    if (test->dense.count) {
+        print_rate(&test->dense);
+        print_percent(spread_median(&test->dense) / spread_median(&test->ours));
+    }
     if (test->peer.count) {
         print_rate(&test->peer);
         printf(" %5.2f", spread_median(&test->ours) / spread_median(&test->peer));
@@ -195,6 +204,8 @@ static void print_heading(const struct speed *speed)
 {
     printf("%-6s %-13s %6s %7s %8s %15s %8s %6s", "type", "tokens", "depth", "threads", "tokens/s", "range",
            "bound", "memory");
+    if (speed->density)
+        printf(" %8s %15s %6s", "density", "range", "kept");
     if (speed->peer)
         printf(" %8s %15s %5s", "peer", "range", "ratio");
     if (speed->busy)

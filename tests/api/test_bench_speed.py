@@ -56,6 +56,12 @@ class Speed(unittest.TestCase):
         self.assertLessEqual(figures["min"], figures["median"])
         self.assertLessEqual(figures["median"], figures["max"])
 
+    def test_density(self):
+        run = self.measure("--prompt", "8", "--generate", "4", "--depth", "32", "--runs", "2", "--density")["runs"][1]
+        self.assert_spread(run["density"]["tokens_per_s"])
+        self.assertAlmostEqual(run["density"]["ratio"], run["density"]["tokens_per_s"]["median"] / run["tokens_per_s"]["median"],
+                               delta=0.001)
+
     def test_matrix(self):
         said = self.measure("--prompt", "8", "--generate", "4", "--depth", "0,32", "--threads", "1,2", "--runs", "2",
                             "--busy", "1", "--peer", self.peer, models=self.models)
