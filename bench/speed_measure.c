@@ -52,8 +52,12 @@ static int fill(struct group *g, uint64_t tokens, struct error *error)
 static int measure(struct group *g, const struct speed_test *test, struct spread *into, struct error *error)
 {
     kv_sequence_truncate(&g->run.sequence, (size_t)test->depth);
+    int code =
+        fill(g, 1, error); /* not measured: what others left in the caches goes (llama-bench does so too) */
+    kv_sequence_truncate(&g->run.sequence, (size_t)test->depth);
     uint64_t start = clock_ns();
-    int code = 0;
+    if (code < 0)
+        return code;
     if (!test->generate)
         code = fill(g, test->tokens, error);
     for (uint64_t i = 0; test->generate && i < test->tokens && code == 0; i++)

@@ -2,6 +2,7 @@
  * Ctrl-D leaves. On a pipe it takes one prompt a line, prints replies only, and stops at the first failure.
  */
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -93,23 +94,37 @@ static bool obey(struct chat *chat, const char *line)
     return true;
 }
 
+/* Asks for a line and waits until there is one; false if Ctrl-C came first. The signal is taken nowhere but
+ * in the wait: just before it, it would be lost. */
+static bool await_line(void)
+{
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    sigset_t interrupt, before;
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    sigprocmask(SIG_BLOCK, &interrupt, &before);
+    interrupted = 0;
+    fputs("> ", stdout);
+    fflush(stdout);
+    ppoll(&input, 1, NULL, &before);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return !interrupted;
+}
+
 /* Reads a line without its end; false at the end of input. Ctrl-C drops the line begun. */
 static bool read_line(struct chat *chat, char **line, size_t *capacity)
 {
     for (;;) {
-        if (chat->interactive) {
-            fputs("> ", stdout);
-            fflush(stdout);
-        }
-        interrupted = 0;
+        bool dropped = chat->interactive && !await_line();
         errno = 0;
-        ssize_t length = getline(line, capacity, stdin);
+        ssize_t length = dropped ? -1 : getline(line, capacity, stdin);
         if (length >= 0) {
             while (length && ((*line)[length - 1] == '\n' || (*line)[length - 1] == '\r'))
                 (*line)[--length] = 0;
             return true;
         }
-        if (!interrupted || errno != EINTR || !chat->interactive)
+        dropped = dropped || (chat->interactive && interrupted && errno == EINTR);
+        if (!dropped)
             return false;
         clearerr(stdin);
         fputs("\n(Ctrl-D leaves)\n", stdout);
@@ -166,6 +181,8 @@ int command_chat(struct cli *cli)
     if (status != CLI_OK)
         return status;
     sigaction(SIGINT, &action, NULL);
+    if (chat.interactive) /* what stands in a buffer would not wake the wait for a line */
+        setvbuf(stdin, NULL, _IONBF, 0);
     if (chat.interactive)
         fprintf(stderr, "[context %s; /help, or Ctrl-D to leave]\n", chat.id);
     status = converse(&chat);
