@@ -101,15 +101,8 @@ static int choose(const struct lowering *l, struct kv_sequence *sequence, size_t
 
 static int lower(const struct lowering *l, struct kv_chunk *chunk, uint8_t level)
 {
-    size_t bytes = kv_chunk_bytes(kv_pool_geometry(l->pool), level);
-    int code = 0;
     engine_lower(l->engine, chunk->data, chunk->level, chunk->tokens, l->room, level);
-    void *data = kv_pool_claim_unfilled(l->pool, level, &code);
-    if (!data)
-        return code; /* no room beside the old data: as it is until there is */
-    memcpy(data, l->room, bytes);
-    kv_chunk_replace(l->pool, chunk, data, level);
-    return 0;
+    return kv_chunk_lower(l->pool, chunk, l->room, level);
 }
 
 /* Lowers one chunk that is above its level. */

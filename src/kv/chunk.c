@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <string.h>
 
 #include "base/memory.h"
 
@@ -63,12 +64,15 @@ void kv_chunk_drop(struct kv_pool *pool, struct kv_chunk *chunk)
     chunk->level = 0;
 }
 
-void kv_chunk_replace(struct kv_pool *pool, struct kv_chunk *chunk, void *data, uint8_t level)
+int kv_chunk_lower(struct kv_pool *pool, struct kv_chunk *chunk, const void *lowered, uint8_t level)
 {
     assert(chunk->data && !chunk->writing);
-    kv_pool_reclaim(pool, chunk->data, chunk->level);
-    chunk->data = data;
+    void *data = kv_pool_exchange(pool, chunk->data, chunk->level, level);
+    if (!data)
+        return -ENOMEM;
+    chunk->data = memcpy(data, lowered, kv_chunk_bytes(kv_pool_geometry(pool), level));
     chunk->level = level;
+    return 0;
 }
 
 void kv_chunk_forget_stored(struct kv_pool *pool, struct kv_chunk *chunk)

@@ -47,8 +47,9 @@ int kv_chunk_claim_unfilled(struct kv_pool *pool, struct kv_chunk *chunk, uint8_
 /* Its data; not locked, not writing. A copy from before it was lowered is forgotten, so that what comes back
  * is never at a higher level but by recompute (invariant 5). */
 void kv_chunk_drop(struct kv_pool *pool, struct kv_chunk *chunk);
-/* data at another level, claimed from the same pool, takes the place of the chunk's. */
-void kv_chunk_replace(struct kv_pool *pool, struct kv_chunk *chunk, void *data, uint8_t level);
+/* A copy of `lowered`, its content at a lower level, takes the place of the chunk's data. -ENOMEM: it stays.
+ */
+int kv_chunk_lower(struct kv_pool *pool, struct kv_chunk *chunk, const void *lowered, uint8_t level);
 void kv_chunk_forget_stored(struct kv_pool *pool, struct kv_chunk *chunk);
 bool kv_chunk_clean(const struct kv_chunk *chunk);
 double kv_chunk_density(const struct kv_chunk *chunk); /* 0 before anything was gathered */

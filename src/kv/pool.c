@@ -1,5 +1,6 @@
 #include "kv/pool.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -68,6 +69,18 @@ void kv_pool_reclaim(struct kv_pool *pool, void *data, uint8_t level)
 {
     atomic_fetch_sub(&pool->resident, kv_chunk_bytes(&pool->geometry, level));
     mem_free(data);
+}
+
+void *kv_pool_exchange(struct kv_pool *pool, void *data, uint8_t level, uint8_t to)
+{
+    uint64_t before = kv_chunk_bytes(&pool->geometry, level), bytes = kv_chunk_bytes(&pool->geometry, to);
+    assert(bytes <= before);
+    void *smaller = mem_aligned(64, bytes);
+    if (!smaller)
+        return NULL;
+    mem_free(data);
+    atomic_fetch_sub(&pool->resident, before - bytes);
+    return smaller;
 }
 
 void kv_pool_on_release(struct kv_pool *pool, void (*release)(void *argument, void *stored), void *argument)

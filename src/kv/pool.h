@@ -25,6 +25,9 @@ void *kv_pool_claim(struct kv_pool *pool, uint8_t level, int *error);
 /* The same with any content: the caller writes all of it before anything reads it. */
 void *kv_pool_claim_unfilled(struct kv_pool *pool, uint8_t level, int *error);
 void kv_pool_reclaim(struct kv_pool *pool, void *data, uint8_t level);
+/* Room at `to`, of no more bytes than `level`, in place of data, which is freed: fits however full the pool
+ * is. NULL: out of memory, and data stays. */
+void *kv_pool_exchange(struct kv_pool *pool, void *data, uint8_t level, uint8_t to);
 
 /* What a chunk's `stored` is, and how it is let go of. */
 void kv_pool_on_release(struct kv_pool *pool, void (*release)(void *argument, void *stored), void *argument);

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/log.h"
+#include "base/parse.h"
 #include "base/random.h"
 #include "support/service_rig.h"
 
@@ -93,6 +94,16 @@ static void step(struct play *play)
         add(play);
 }
 
+/* On another model, as LLMS_MEMORY_MODEL and LLMS_MEMORY_BUDGET (bytes) say. */
+static void choose_model(struct service_options *options)
+{
+    const char *model = getenv("LLMS_MEMORY_MODEL"), *budget = getenv("LLMS_MEMORY_BUDGET");
+    if (model)
+        options->model_path = model;
+    if (budget)
+        assert_int_equal(parse_u64(budget, 1, UINT64_MAX, &options->kv_budget_bytes), 0);
+}
+
 static void test_memory_is_bounded(void **state)
 {
     (void)state;
@@ -104,6 +115,7 @@ static void test_memory_is_bounded(void **state)
     options.kv_levels = 0; /* the whole mechanism, levels too */
     options.context_length = 16 * FULL_CHUNKS;
     options.kv_budget_bytes = 2 * MIB; /* of more than 10 that all would take */
+    choose_model(&options);
     uint64_t before = anonymous();
     struct play play = {.service = rig_open(&options), .random = {7}};
     while (play.count < CONTEXTS)
