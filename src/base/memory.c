@@ -61,6 +61,13 @@ void mem_free(void *memory)
     free(memory);
 }
 
+void mem_set_large_apart(void)
+{
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 64 << 10); /* set once, the heap does not raise it by itself any more */
+#endif
+}
+
 void mem_trim(void)
 {
 #ifdef __GLIBC__

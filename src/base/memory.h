@@ -14,6 +14,9 @@ void *mem_realloc(void *memory, size_t bytes);
 void *mem_aligned(size_t alignment, size_t bytes); /* alignment: a power of two */
 char *mem_strdup(const char *text);
 void mem_free(void *memory);
+/* For the whole process: blocks of 64 KiB and more come from the system each for itself and go back when
+ * freed, so that large ones that come and go leave no holes between what stays. */
+void mem_set_large_apart(void);
 /* Gives memory that was freed back to the system, where the heap holds much of it in pieces. Takes up to some
  * milliseconds. */
 void mem_trim(void);

@@ -222,6 +222,7 @@ int service_open(const struct service_options *options, struct service **out, st
         return error_set(error, -ENOMEM, "out of memory");
     struct engine_options engine = {.model_path = options->model_path, .threads = options->threads};
     service->opened_ns = clock_ns();
+    mem_set_large_apart(); /* chunks */
     int code = engine_open(&engine, &service->engine, error);
     if (code < 0)
         goto failed;
