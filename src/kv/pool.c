@@ -8,8 +8,21 @@
 
 #include "base/memory.h"
 
+/* Large blocks that were given back are kept for the next claims, up to so many bytes of them: fresh memory
+ * costs a page fault for every 4 KiB, which a switch would wait for. Small ones are the heap's to keep. */
+static const size_t LARGE = 64 << 10;
+static const uint64_t SPARE_MOST = 10 << 20;
+
+enum { KV_TAGS = 6 }; /* places of index_of */
+
+struct spare {
+    struct spare *next;
+};
+
 struct kv_pool {
     struct kv_geometry geometry;
+    struct spare *spares[KV_TAGS];
+    uint64_t spare_bytes;
     _Atomic uint64_t resident; /* bytes claimed and not given back */
     _Atomic uint64_t budget;   /* bytes */
     void (*release)(void *argument, void *stored);
@@ -27,10 +40,55 @@ int kv_pool_create(const struct kv_geometry *geometry, uint64_t budget_bytes, st
     return 0;
 }
 
+static size_t index_of(uint8_t level)
+{
+    unsigned bits = kv_level_bits(level);
+    if (level & KV_PAPER)
+        return bits == 4 ? 4 : 5;
+    return bits == 16 ? 0 : bits == 8 ? 1 : bits == 4 ? 2 : 3;
+}
+
+/* The bytes of a level are its own: a spare block of one serves no other. */
+static void *take(struct kv_pool *pool, uint8_t level)
+{
+    size_t bytes = kv_chunk_bytes(&pool->geometry, level);
+    struct spare **list = &pool->spares[index_of(level)], *block = *list;
+    if (!block)
+        return mem_aligned(64, bytes);
+    *list = block->next;
+    pool->spare_bytes -= bytes;
+    return block;
+}
+
+static void give(struct kv_pool *pool, void *data, uint8_t level)
+{
+    size_t bytes = kv_chunk_bytes(&pool->geometry, level);
+    struct spare *block = data;
+    if (bytes < LARGE || pool->spare_bytes + bytes > SPARE_MOST) {
+        mem_free(data);
+        return;
+    }
+    block->next = pool->spares[index_of(level)];
+    pool->spares[index_of(level)] = block;
+    pool->spare_bytes += bytes;
+}
+
+static void free_spares(struct kv_pool *pool)
+{
+    for (size_t i = 0; i < KV_TAGS; i++)
+        for (struct spare *next, *block = pool->spares[i]; block; block = next) {
+            next = block->next;
+            mem_free(block);
+        }
+    memset(pool->spares, 0, sizeof pool->spares);
+    pool->spare_bytes = 0;
+}
+
 void kv_pool_destroy(struct kv_pool *pool)
 {
     if (!pool)
         return;
+    free_spares(pool);
     if (atomic_load(&pool->resident) !=
         0) /* a chunk outlived its pool: a bug that would corrupt memory later */
         abort();
@@ -50,7 +108,7 @@ void *kv_pool_claim_unfilled(struct kv_pool *pool, uint8_t level, int *error)
         *error = -ENOSPC;
         return NULL;
     }
-    void *data = mem_aligned(64, bytes);
+    void *data = take(pool, level);
     if (!data) {
         *error = -ENOMEM;
         return NULL;
@@ -68,17 +126,17 @@ void *kv_pool_claim(struct kv_pool *pool, uint8_t level, int *error)
 void kv_pool_reclaim(struct kv_pool *pool, void *data, uint8_t level)
 {
     atomic_fetch_sub(&pool->resident, kv_chunk_bytes(&pool->geometry, level));
-    mem_free(data);
+    give(pool, data, level);
 }
 
 void *kv_pool_exchange(struct kv_pool *pool, void *data, uint8_t level, uint8_t to)
 {
     uint64_t before = kv_chunk_bytes(&pool->geometry, level), bytes = kv_chunk_bytes(&pool->geometry, to);
     assert(bytes <= before);
-    void *smaller = mem_aligned(64, bytes);
+    void *smaller = take(pool, to);
     if (!smaller)
         return NULL;
-    mem_free(data);
+    give(pool, data, level);
     atomic_fetch_sub(&pool->resident, before - bytes);
     return smaller;
 }
@@ -107,5 +165,7 @@ uint64_t kv_pool_budget(const struct kv_pool *pool)
 
 void kv_pool_set_budget(struct kv_pool *pool, uint64_t budget_bytes)
 {
+    if (budget_bytes < atomic_load(&pool->budget))
+        free_spares(pool); /* somebody wants memory */
     atomic_store(&pool->budget, budget_bytes);
 }

@@ -4,7 +4,9 @@
  *
  * The budget may be changed at any time; lowering it below what is resident makes every claim fail until
  * enough was given back. Not thread-safe, except kv_pool_resident and kv_pool_budget, which any thread may
- * read. */
+ * read.
+ *
+ * Beside it up to 10 MiB that were given back are kept for the next claims, until the budget is lowered. */
 #ifndef LLMS_KV_POOL_H
 #define LLMS_KV_POOL_H
 
