@@ -11,7 +11,7 @@
 /* Large blocks that were given back are kept for the next claims, up to so many bytes of them: fresh memory
  * costs a page fault for every 4 KiB, which a switch would wait for. Small ones are the heap's to keep. */
 static const size_t LARGE = 64 << 10;
-static const uint64_t SPARE_MOST = 10 << 20;
+static const uint64_t SPARE_MOST = 13 << 20;
 
 enum { KV_TAGS = 6 }; /* places of index_of */
 

@@ -6,7 +6,7 @@
  * enough was given back. Not thread-safe, except kv_pool_resident and kv_pool_budget, which any thread may
  * read.
  *
- * Beside it up to 10 MiB that were given back are kept for the next claims, until the budget is lowered. */
+ * Beside it up to 13 MiB that were given back are kept for the next claims, until the budget is lowered. */
 #ifndef LLMS_KV_POOL_H
 #define LLMS_KV_POOL_H
 
