@@ -264,34 +264,10 @@ static int make_room(struct service *service, uint64_t need)
     }
 }
 
-/* Where nothing else makes room: the running context's own chunks are lowered, as after a call. Between two
- * passes only. False: there is nothing to lower any more. */
-static bool lower_own(struct service *service, uint64_t need)
-{
-    pthread_mutex_lock(&service->lock);
-    struct context *own = service->running ? service->running->context : NULL;
-    pthread_mutex_unlock(&service->lock);
-    bool any = false;
-    if (!own)
-        return false;
-    swapout_finish(service, true); /* what is being written stays as it is */
-    for (size_t i = 0; i < own->sequence.chunk_count; i++)
-        own->sequence.chunks[i]->locked = false;
-    while (kv_pool_resident(service->pool) + need > kv_pool_budget(service->pool) &&
-           settle_context(service, own))
-        any = true;
-    for (size_t i = 0; i < own->sequence.chunk_count; i++)
-        own->sequence.chunks[i]->locked = true;
-    return any;
-}
-
 int residency_make_room(struct service *service, uint64_t need, struct error *error)
 {
     uint64_t before = kv_pool_resident(service->pool);
-    int code;
-    do
-        code = make_room(service, need);
-    while (code == -ENOSPC && need && lower_own(service, need));
+    int code = make_room(service, need);
     if (kv_pool_resident(service->pool) != before)
         publish_all(service);
     if (code == -ENOSPC)

@@ -90,7 +90,7 @@ static int own_tail(struct restore *r, size_t end)
     return 0;
 }
 
-static int find_missing(struct restore *r, size_t end)
+static int find_missing(struct restore *r)
 {
     size_t all = r->sequence->chunk_count;
     r->missing = mem_calloc(all, sizeof(struct kv_chunk *));
@@ -103,7 +103,7 @@ static int find_missing(struct restore *r, size_t end)
     for (size_t i = 0; i < kv_chunks_of(r->sequence->tokens); i++) {
         struct kv_chunk *chunk = r->sequence->chunks[i];
         chunk->locked = true;
-        if (chunk->data || chunk->position >= end)
+        if (chunk->data)
             continue;
         if (chunk->stored_tokens < chunk->tokens) /* the copy is from before it grew */
             kv_chunk_forget_stored(r->sequence->pool, chunk);
@@ -117,19 +117,13 @@ static int find_missing(struct restore *r, size_t end)
     return 0;
 }
 
-/* Those to be computed for the first time. */
-static size_t fresh_tokens(const struct restore *r, size_t end)
-{
-    return end > r->sequence->tokens ? end - r->sequence->tokens : 0;
-}
-
 static void choose(struct restore *r, size_t end)
 {
     struct service *service = r->turn->service;
     const struct plan_request request = {
         .chunks = r->planned,
         .count = r->count,
-        .prompt_tokens = (uint32_t)fresh_tokens(r, end),
+        .prompt_tokens = (uint32_t)(end - r->sequence->tokens),
         .prompt_position = (uint32_t)r->sequence->tokens,
         .layers = r->layers,
         .mode = service->plan_mode,
@@ -147,7 +141,7 @@ static void choose(struct restore *r, size_t end)
             log_debug("%s: chunk at token %u (%u tokens) is recomputed, %s", r->turn->context->id,
                       r->missing[i]->position, r->missing[i]->tokens,
                       r->missing[i]->stored ? "as planned" : "it is not on flash");
-    r->turn->result->chunks_loaded = r->turn->reread + plan.loaded;
+    r->turn->result->chunks_loaded = plan.loaded;
     r->turn->result->plan_ms = plan.total_s * 1e3;
     r->turn->result->chunks_recomputed += plan.recomputed;
 }
@@ -389,7 +383,7 @@ static int gate(void *argument, uint32_t layer)
 static int make_pass(struct restore *r, size_t end)
 {
     const struct tokens *all = &r->turn->context->tokens;
-    r->positions = mem_calloc(r->count * KV_CHUNK_TOKENS + fresh_tokens(r, end), sizeof *r->positions);
+    r->positions = mem_calloc(r->count * KV_CHUNK_TOKENS + end - r->sequence->tokens, sizeof *r->positions);
     if (!r->positions)
         return out_of_memory(r);
     for (size_t i = 0; i < r->count; i++)
@@ -486,16 +480,15 @@ static int attempt(struct turn *turn, size_t end, bool logits)
     uint64_t start = clock_ns();
     int code = own_tail(&r, end);
     if (code == 0)
-        code = find_missing(&r, end);
+        code = find_missing(&r);
     turn->result->chunks_recomputed = turn->recount;
     if (code == 0) {
         choose(&r, end);
-        if (!turn->in_parts)
-            turn->result->chunks_resident = kv_chunks_of(r.sequence->tokens) - r.count;
+        turn->result->chunks_resident = kv_chunks_of(r.sequence->tokens) - r.count;
         turn->bad = mem_calloc(r.count * r.layers + 1, sizeof(struct kv_chunk *));
         code = turn->bad ? claim_missing(&r) : out_of_memory(&r);
     }
-    if (code == 0 && end > r.sequence->tokens)
+    if (code == 0)
         code = residency_reserve(turn->service, turn->context, end, &turn->result->error);
     if (code == 0)
         code = make_runs(&r);
@@ -513,9 +506,7 @@ static int attempt(struct turn *turn, size_t end, bool logits)
             r.sequence->tokens < turn->context->computed) /* came back with the pass itself */
             r.usable_ns = clock_ns();
         turn->result->switch_ms = (double)(r.usable_ns - turn->started_ns) / 1e6;
-        turn->recomputed_tokens += r.recomputed_tokens;
-        turn->recount = turn->result->chunks_recomputed; /* a next part counts on */
-        turn->reread = turn->result->chunks_loaded;
+        turn->recomputed_tokens = r.recomputed_tokens;
         kv_sequence_advance(r.sequence, end > r.sequence->tokens ? end : r.sequence->tokens);
     }
     finish(&r, code);
@@ -524,51 +515,11 @@ static int attempt(struct turn *turn, size_t end, bool logits)
     return code;
 }
 
-static int run_until(struct turn *turn, size_t end, bool logits)
+int restore_run(struct turn *turn, size_t end, bool logits)
 {
     int code;
     do /* every time around at least one more chunk is lost, so that it ends */
         code = attempt(turn, end, logits);
     while (code == -EBADMSG);
-    return code;
-}
-
-/* How far the context, computed at the level K and V are written at, fits beside what it has in memory; 0:
- * nothing more does. */
-static size_t part_end(const struct turn *turn, size_t end)
-{
-    const struct service *service = turn->service;
-    const struct kv_sequence *sequence = &turn->context->sequence;
-    const struct kv_geometry *geometry = kv_pool_geometry(service->pool);
-    uint64_t used = 0, budget = kv_pool_budget(service->pool);
-    uint64_t each = kv_chunk_bytes(geometry, service->kv_level);
-    size_t brought = 0, chunk = 0;
-    for (size_t i = 0; i < sequence->chunk_count; i++)
-        if (sequence->chunks[i]->data)
-            used += kv_chunk_bytes(geometry, sequence->chunks[i]->level);
-    for (; chunk < kv_chunks_of(end); chunk++) {
-        if (chunk < sequence->chunk_count && sequence->chunks[chunk]->data)
-            continue;
-        if (used + 2 * each > budget) /* one may be copied before it is written on */
-            break;
-        used += each;
-        brought++;
-    }
-    return brought && chunk < kv_chunks_of(end) ? chunk * KV_CHUNK_TOKENS : 0;
-}
-
-/* A context that is larger as it is computed than the budget, and smaller lowered, comes back in parts: each
- * makes room for the next by being lowered (residency_make_room). */
-int restore_run(struct turn *turn, size_t end, bool logits)
-{
-    int code = run_until(turn, end, logits);
-    for (size_t stop; code == -ENOSPC && (stop = part_end(turn, end)) > 0;) {
-        turn->in_parts = true;
-        turn->result->error = (struct error){0};
-        code = run_until(turn, stop, false);
-        if (code < 0)
-            break;
-        code = run_until(turn, end, logits);
-    }
     return code == -ECANCELED ? turn_cancelled(turn) : code;
 }

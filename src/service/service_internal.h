@@ -207,9 +207,7 @@ struct turn {
     size_t prompt_end;    /* tokens with it */
     uint64_t window_turn; /* after sliding */
     size_t old_computed;
-    uint64_t recount;         /* chunks computed again before this pass, or by sliding in it */
-    uint64_t reread;          /* chunks read before this pass */
-    bool in_parts;            /* it took more than one pass to bring back what was missing */
+    uint64_t recount;         /* chunks that sliding makes be computed again */
     size_t recomputed_tokens; /* by restoring */
     struct kv_chunk **bad;    /* restore: found unreadable in this attempt */
     size_t bad_count;

@@ -13,7 +13,6 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "kv/geometry.h"
 #include "support/service_rig.h"
 
 /* ---- full contexts ---- */
@@ -335,47 +334,6 @@ static void test_budget(void **state)
     service_close(service);
 }
 
-/* At 8 bits, as it is computed, the context is larger than the budget; lowered, it is not. It is computed,
- * computed again when its files are gone, and slides, in parts. */
-static void test_larger_than_the_budget(void **state)
-{
-    (void)state;
-    enum { CHUNK = 25344, CHUNKS = 24, WORDS = 440 };
-    char id[JOURNAL_ID_BYTES], prompt[WORDS * 6 + 1] = "", path[96];
-    struct service_status status;
-    uint64_t dropped = 0;
-    struct service_options options = rig_options(rig_home);
-    options.kv_levels = 0;
-    options.kv_budget_bytes = CHUNKS * CHUNK;
-    options.context_length = 640;
-    for (int i = 0; i < WORDS; i++)
-        memcpy(prompt + 6 * i, " table", 7);
-    struct service *service = rig_open(&options);
-    rig_new(service, rig_me, rig_system_prompt, id);
-    struct rig_reply reply = rig_ask(service, rig_me, id, prompt, 8);
-    assert_true(reply.result.prompt_tokens > CHUNKS * KV_CHUNK_TOKENS);
-    uint64_t chunks = reply.result.context_tokens / KV_CHUNK_TOKENS;
-    rig_reply_deinit(&reply);
-    service_close(service);
-
-    snprintf(path, sizeof path, "%s/chunks", rig_home);
-    rig_remove(path);
-    service = rig_open(&options);
-    reply = rig_ask(service, rig_me, id, "What did I say?", 8);
-    assert_true(reply.result.chunks_recomputed >= chunks);
-    assert_int_equal(reply.result.chunks_loaded + reply.result.chunks_resident, 0);
-    rig_reply_deinit(&reply);
-    for (int i = 0; i < 12; i++) {
-        reply = rig_ask(service, rig_me, id, rig_prompts[i % RIG_TURNS], 30);
-        dropped += reply.result.turns_dropped;
-        rig_reply_deinit(&reply);
-        service_status(service, &status);
-        assert_true(status.kv_resident_bytes <= status.kv_budget_bytes);
-    }
-    assert_true(dropped > 0);
-    service_close(service);
-}
-
 static void not_opened(const struct service_options *options, int code, const char *words)
 {
     struct service *service = NULL;
@@ -422,7 +380,6 @@ int main(void)
         WITH(test_bad_requests),
         WITH(test_limits),
         WITH(test_budget),
-        WITH(test_larger_than_the_budget),
         WITH(test_bad_options),
     };
     if (!rig_model()) {
