@@ -138,7 +138,7 @@ static void test_memory_is_bounded(void **state)
     if (MEASURED) {
         assert_true(most[1] <= options.kv_budget_bytes + 32 * MIB);
         assert_true(most[0] <= options.kv_budget_bytes + 32 * MIB);
-        assert_true(most[1] <= most[0] + 2 * MIB); /* what the heap may keep (mem_trim) */
+        assert_true(most[1] <= most[0] + 4 * MIB); /* peaks of the heap between two idle moments */
     }
     while (play.count)
         drop(&play, play.count - 1);
