@@ -67,7 +67,7 @@ static void answer_fork(struct exchange *exchange, struct call *call)
         call_answer_gone(exchange);
     } else {
         const struct call_result *result = call_result(call);
-        if (result->code == 0)
+        if (result->code >= 0)
             service_forked(exchange->service, call, &info);
         answer_context(exchange, 201, result->code, &info, &result->error);
     }

@@ -165,20 +165,20 @@ ALWAYS_INLINE struct pairs unpack_pairs(const __m256i head[4])
 /* Byte j of each lane as a factor: in both 16-bit halves, or in all 32 bits with VNNI. */
 ALWAYS_INLINE __m256i factor_of(__m256i v, int j)
 {
-    const __m256i both = _mm256_setr_epi32(0x80008000, 0x80048004, 0x80088008, 0x800c800c, 0x80008000,
-                                           0x80048004, 0x80088008, 0x800c800c);
     if (HAVE_VNNI)
         return _mm256_and_si256(_mm256_srli_epi32(v, 8 * j), _mm256_set1_epi32(255));
+    const __m256i both = _mm256_setr_epi32(0x80008000, 0x80048004, 0x80088008, 0x800c800c, 0x80008000,
+                                           0x80048004, 0x80088008, 0x800c800c);
     return _mm256_shuffle_epi8(v, _mm256_add_epi8(both, _mm256_set1_epi16((short)j)));
 }
 
 /* Likewise a signed byte. */
 ALWAYS_INLINE __m256i signed_factor_of(__m256i v, int j)
 {
-    const __m256i both = _mm256_setr_epi32(0x00800080, 0x04800480, 0x08800880, 0x0c800c80, 0x00800080,
-                                           0x04800480, 0x08800880, 0x0c800c80);
     if (HAVE_VNNI)
         return _mm256_srai_epi32(_mm256_slli_epi32(v, 24 - 8 * j), 24);
+    const __m256i both = _mm256_setr_epi32(0x00800080, 0x04800480, 0x08800880, 0x0c800c80, 0x00800080,
+                                           0x04800480, 0x08800880, 0x0c800c80);
     __m256i top = _mm256_shuffle_epi8(v, _mm256_add_epi8(both, _mm256_set1_epi16((short)(j * 256))));
     return _mm256_srai_epi16(top, 8);
 }
