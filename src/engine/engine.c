@@ -61,19 +61,21 @@ static int reserve_batch(struct engine *e)
     size_t q = (size_t)w->heads * w->dim, kv = (size_t)w->kv_heads * w->dim;
     widest = q > widest ? q : widest;
     widest = w->hidden > widest ? w->hidden : widest;
+    e->span = ENGINE_SPAN_BYTES / (w->width * sizeof(float)) / ENGINE_BATCH * ENGINE_BATCH;
+    e->span = e->span > ENGINE_BATCH ? e->span : ENGINE_BATCH;
     const struct {
         float **at;
-        size_t row;
-    } rows[] = {{&e->x, w->width},
-                {&e->normed, w->width},
-                {&e->q, q},
-                {&e->k, kv},
-                {&e->v, kv},
-                {&e->hidden, w->hidden},
-                {&e->delta, w->width},
-                {&e->rotation, w->rope_dims}};
+        size_t row, count;
+    } rows[] = {{&e->x, w->width, e->span},
+                {&e->rotation, w->rope_dims, e->span},
+                {&e->normed, w->width, ENGINE_BATCH},
+                {&e->q, q, ENGINE_BATCH},
+                {&e->k, kv, ENGINE_BATCH},
+                {&e->v, kv, ENGINE_BATCH},
+                {&e->hidden, w->hidden, ENGINE_BATCH},
+                {&e->delta, w->width, ENGINE_BATCH}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        *rows[i].at = mem_aligned(64, ENGINE_BATCH * rows[i].row * sizeof(float));
+        *rows[i].at = mem_aligned(64, rows[i].count * rows[i].row * sizeof(float));
         if (!*rows[i].at)
             return -ENOMEM;
     }

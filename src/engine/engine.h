@@ -59,9 +59,10 @@ struct engine_batch {
     size_t logits_from;
     float *logits;
     const atomic_bool *cancel;
-    /* Restoring: called before layer 0, 1, ... are computed; returns once that layer of every chunk the batch
-     * attends to and does not compute itself is in memory. Another return than 0 ends the pass with that
-     * code. May be NULL. */
+    /* Restoring: called before each part of layer 0, 1, ... is computed; returns once that layer of every
+     * chunk the batch attends to and does not compute itself is in memory. Another return than 0 ends the
+     * pass with that code. May be NULL. Batches of more than ENGINE_SPAN_BYTES take turns, each through all
+     * layers. */
     int (*gate)(void *argument, uint32_t layer);
     void *gate_argument;
     /* Density: what positions receive from the last so many tokens is added to their chunks (kv/chunk.h). */
@@ -75,7 +76,8 @@ int engine_forward(struct engine *engine, const struct engine_batch *batch, stru
 double engine_lower(const struct engine *engine, const void *from, uint8_t from_level, uint8_t tokens,
                     void *to, uint8_t to_level);
 
-/* Tokens the engine takes through the layers at once; longer batches are cut. */
-enum { ENGINE_BATCH = 256 };
+/* Tokens the engine takes through a step at once: a part; and what the residual streams of all parts that go
+ * through the layers together may take. */
+enum { ENGINE_BATCH = 256, ENGINE_SPAN_BYTES = 8 << 20 };
 
 #endif

@@ -37,14 +37,16 @@ struct engine {
     struct thread_scratch *scratch; /* one a thread */
     uint64_t *received;             /* [chunks] what a batch's attention gave each chunk, all layers */
     size_t received_room;
-    /* A batch's activations, [ENGINE_BATCH] rows each. */
-    float *x;                 /* [width] the residual stream */
+    size_t span; /* tokens that go through the layers together, a multiple of ENGINE_BATCH */
+    /* A span's activations, [span] rows each. */
+    float *x;        /* [width] the residual stream */
+    float *rotation; /* [rope_dims] cos and sin of each pair */
+    /* A part's, [ENGINE_BATCH] rows each. */
     float *normed;            /* [width] */
     float *q;                 /* [heads x dim]; attention's result replaces it */
     float *k, *v;             /* [kv_heads x dim] */
     float *hidden;            /* [hidden] */
     float *delta;             /* [width] what a block adds to x */
-    float *rotation;          /* [rope_dims] cos and sin of each pair */
     unsigned char *packed[3]; /* by enum pack: rows of kernels_packed_bytes() each */
 };
 

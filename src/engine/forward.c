@@ -17,14 +17,16 @@ struct pass {
     struct engine *engine;
     const struct kv_sequence *sequence;
     const int32_t *tokens;
-    const uint32_t *positions;
-    size_t count;        /* tokens in this batch */
+    uint32_t positions[ENGINE_BATCH];
+    float *x, *rotation; /* of the part's first token */
+    size_t count;        /* tokens in this part */
     size_t first;        /* tokens from here on go through the current step */
     size_t density_from; /* tokens from here on count for density */
     const struct layer *layer;
     uint32_t layer_index;
     const float *norm; /* the weights of the norm to come */
     bool add;          /* delta is still to be added to x */
+    bool lone;         /* the only part: what a layer leaves in delta stays there until the next adds it */
     unsigned packs;    /* bits by enum pack: which packings of the row the next product needs */
     const float *rows; /* what pack_rows packs, row_width wide */
     size_t row_width;
@@ -123,8 +125,8 @@ static void embed_piece(void *argument, unsigned piece, unsigned thread)
     token_range(p, piece, &begin, &end);
     for (size_t t = begin; t < end; t++) {
         const unsigned char *row = (const unsigned char *)m->data + (size_t)p->tokens[t] * row_bytes;
-        p->engine->kernels->dequantize(m->type, row, p->engine->x + t * w->width, w->width);
-        float *rotation = p->engine->rotation + t * w->rope_dims;
+        p->engine->kernels->dequantize(m->type, row, p->x + t * w->width, w->width);
+        float *rotation = p->rotation + t * w->rope_dims;
         for (uint32_t i = 0; i < w->rope_dims / 2; i++) {
             double angle = p->positions[t] * w->rope_rates[i];
             rotation[2 * i] = (float)cos(angle);
@@ -142,12 +144,23 @@ static void norm_piece(void *argument, unsigned piece, unsigned thread)
     size_t begin, end, width = e->weights.width;
     token_range(p, piece, &begin, &end);
     for (size_t t = begin; t < end; t++) {
-        float *x = e->x + t * width, *normed = e->normed + t * width;
+        float *x = p->x + t * width, *normed = e->normed + t * width;
         if (p->add)
             e->kernels->add(x, e->delta + t * width, width);
         e->kernels->rms_norm(x, p->norm, e->weights.epsilon, width, normed);
         pack_row(p, normed, width, t);
     }
+}
+
+/* Adds what the last block left in delta. */
+static void add_piece(void *argument, unsigned piece, unsigned thread)
+{
+    (void)thread;
+    const struct pass *p = argument;
+    const struct engine *e = p->engine;
+    size_t begin, end, width = e->weights.width;
+    token_range(p, piece, &begin, &end);
+    e->kernels->add(p->x + begin * width, e->delta + begin * width, (end - begin) * width);
 }
 
 static void pack_piece(void *argument, unsigned piece, unsigned thread)
@@ -214,7 +227,7 @@ static void store_piece(void *argument, unsigned piece, unsigned thread)
     size_t begin, end, q = (size_t)w->heads * w->dim, kv = (size_t)w->kv_heads * w->dim;
     token_range(p, piece, &begin, &end);
     for (size_t t = begin; t < end; t++) {
-        const float *rotation = e->rotation + t * w->rope_dims;
+        const float *rotation = p->rotation + t * w->rope_dims;
         float *k = e->k + t * kv, *v = e->v + t * kv;
         prepare_heads(p, e->q + t * q, w->heads, p->layer->q_bias, p->layer->q_norm, rotation);
         prepare_heads(p, k, w->kv_heads, p->layer->k_bias, p->layer->k_norm, rotation);
@@ -289,9 +302,9 @@ static void collect_density(const struct pass *p)
     }
 }
 
-/* The batch is done: its chunks get what they received, and how many (token, row, head, layer) could have
- * seen them (Eq. 1 divides by the rows that see). */
-static void settle_density(const struct pass *p)
+/* The part is done: how many (token, row, head, layer) could have seen each chunk (Eq. 1 divides by the rows
+ * that see). */
+static void count_rows(const struct pass *p)
 {
     const struct weights *w = &p->engine->weights;
     size_t chunks = p->positions[p->count - 1] / CHUNK_TOKENS + 1;
@@ -301,7 +314,6 @@ static void settle_density(const struct pass *p)
             size_t seen = p->positions[t] + 1, begin = c * CHUNK_TOKENS;
             pairs += seen <= begin ? 0 : seen - begin < CHUNK_TOKENS ? seen - begin : CHUNK_TOKENS;
         }
-        p->sequence->chunks[c]->received += p->engine->received[c];
         p->sequence->chunks[c]->rows += pairs * w->heads * w->layer_count;
     }
 }
@@ -353,7 +365,8 @@ static void run_layer(struct pass *p, size_t wanted)
     const struct weights *w = &e->weights;
     const struct layer *l = p->layer;
     size_t q = (size_t)w->heads * w->dim, kv = (size_t)w->kv_heads * w->dim;
-    norm_rows(p, l->attention_norm, p->layer_index > 0, 1u << l->q.pack | 1u << l->k.pack | 1u << l->v.pack);
+    norm_rows(p, l->attention_norm, p->lone && p->layer_index > 0,
+              1u << l->q.pack | 1u << l->k.pack | 1u << l->v.pack);
     run_product(&(struct product){p, {{&l->q, e->q, q}, {&l->k, e->k, kv}, {&l->v, e->v, kv}}, 3, 0, 0});
     run_rows(p, store_piece);
     p->first =
@@ -372,32 +385,8 @@ static void run_layer(struct pass *p, size_t wanted)
     workers_run(e->workers, ffn_piece, p, pieces_of(w->hidden, FFN_ROWS));
     pack_rows(p, e->hidden, w->hidden, &l->down);
     run_product(&(struct product){p, {{&l->down, e->delta + p->first * w->width, w->width}}, 1, 0, 0});
-}
-
-static int run_batch(struct pass *p, const struct engine_batch *b, size_t logits_from, float *logits)
-{
-    struct engine *e = p->engine;
-    const struct weights *w = &e->weights;
-    p->first = 0;
-    memset(e->received, 0, (p->positions[p->count - 1] / CHUNK_TOKENS + 1) * sizeof *e->received);
-    run_rows(p, embed_piece);
-    for (uint32_t i = 0; i < w->layer_count; i++) {
-        int code = b->cancel && atomic_load(b->cancel) ? -ECANCELED
-                   : b->gate                           ? b->gate(b->gate_argument, i)
-                                                       : 0;
-        if (code < 0)
-            return code;
-        p->layer = &w->layers[i];
-        p->layer_index = i;
-        run_layer(p, i + 1 == w->layer_count ? logits_from : 0);
-    }
-    if (p->density_from < p->count)
-        settle_density(p);
-    if (logits_from == p->count)
-        return 0;
-    norm_rows(p, w->output_norm, true, 1u << w->output.pack);
-    run_product(&(struct product){p, {{&w->output, logits, w->vocabulary}}, 1, 0, 0});
-    return 0;
+    if (!p->lone)
+        run_rows(p, add_piece);
 }
 
 static int check(const struct engine *e, const struct engine_batch *b, struct error *error)
@@ -424,38 +413,106 @@ static int check(const struct engine *e, const struct engine_batch *b, struct er
     return 0;
 }
 
+/* ---- the batch, in spans of parts ---- */
+
+/* A span's tokens go through a layer, part by part, before any goes on to the next: a restore has all of that
+ * time to bring in the next layer. */
+struct span {
+    struct engine *engine;
+    const struct engine_batch *batch;
+    size_t at, count; /* of the batch's tokens */
+};
+
+static size_t position_of(const struct engine_batch *b, size_t i)
+{
+    return b->positions ? b->positions[i] : b->sequence->tokens + i;
+}
+
 /* Where index i of the whole batch lies in the part [at, at + count): 0 before it, count behind it. */
 static size_t within(size_t i, size_t at, size_t count)
 {
     return i <= at ? 0 : i - at < count ? i - at : count;
 }
 
+/* The part that begins at token `at` of the batch. */
+static void open_part(const struct span *s, size_t at, struct pass *p)
+{
+    struct engine *e = s->engine;
+    const struct engine_batch *b = s->batch;
+    size_t left = s->at + s->count - at;
+    p->engine = e;
+    p->sequence = b->sequence;
+    p->tokens = b->tokens + at;
+    p->x = e->x + (at - s->at) * e->weights.width;
+    p->rotation = e->rotation + (at - s->at) * e->weights.rope_dims;
+    p->count = left < ENGINE_BATCH ? left : ENGINE_BATCH;
+    p->first = 0;
+    p->density_from = within(b->count - b->density_tokens, at, p->count);
+    p->lone = s->count <= ENGINE_BATCH;
+    for (size_t i = 0; i < p->count; i++)
+        p->positions[i] = (uint32_t)position_of(b, at + i);
+}
+
+static int run_parts(const struct span *s, uint32_t layer)
+{
+    const struct engine_batch *b = s->batch;
+    const struct weights *w = &s->engine->weights;
+    struct pass p;
+    for (size_t at = s->at; at < s->at + s->count; at += p.count) {
+        int code = b->cancel && atomic_load(b->cancel) ? -ECANCELED
+                   : b->gate                           ? b->gate(b->gate_argument, layer)
+                                                       : 0;
+        if (code < 0)
+            return code;
+        open_part(s, at, &p);
+        p.layer = &w->layers[layer];
+        p.layer_index = layer;
+        if (layer == 0)
+            run_rows(&p, embed_piece);
+        run_layer(&p, layer + 1 == w->layer_count ? within(b->logits_from, at, p.count) : 0);
+    }
+    return 0;
+}
+
+/* All layers are done: the chunks' density and the logits wanted. */
+static void finish_span(const struct span *s)
+{
+    struct engine *e = s->engine;
+    const struct engine_batch *b = s->batch;
+    const struct weights *w = &e->weights;
+    size_t chunks = position_of(b, s->at + s->count - 1) / CHUNK_TOKENS + 1;
+    struct pass p;
+    for (size_t c = 0; c < chunks; c++)
+        b->sequence->chunks[c]->received += e->received[c];
+    for (size_t at = s->at; at < s->at + s->count; at += p.count) {
+        open_part(s, at, &p);
+        if (p.density_from < p.count)
+            count_rows(&p);
+        size_t from = within(b->logits_from, at, p.count);
+        if (from == p.count)
+            continue;
+        float *logits = b->logits + (at + from - b->logits_from) * w->vocabulary;
+        p.first = from;
+        norm_rows(&p, w->output_norm, p.lone, 1u << w->output.pack);
+        run_product(&(struct product){&p, {{&w->output, logits, w->vocabulary}}, 1, 0, 0});
+    }
+}
+
 int engine_forward(struct engine *e, const struct engine_batch *b, struct error *error)
 {
-    uint32_t positions[ENGINE_BATCH];
     int code = check(e, b, error);
     if (code < 0 || b->count == 0)
         return code;
-    size_t last = b->positions ? b->positions[b->count - 1] : b->sequence->tokens + b->count - 1;
+    size_t last = position_of(b, b->count - 1);
     if ((code = engine_scratch_reserve(e, last + 1)) < 0)
         return error_set(error, code, "out of memory for attention over %zu positions", last + 1);
-    for (size_t at = 0; at < b->count; at += ENGINE_BATCH) {
-        size_t count = b->count - at < ENGINE_BATCH ? b->count - at : ENGINE_BATCH;
-        for (size_t i = 0; i < count; i++)
-            positions[i] = b->positions ? b->positions[at + i] : (uint32_t)(b->sequence->tokens + at + i);
-        struct pass pass = {
-            .engine = e,
-            .sequence = b->sequence,
-            .tokens = b->tokens + at,
-            .positions = positions,
-            .count = count,
-            .density_from = within(b->count - b->density_tokens, at, count),
-        };
-        size_t from = within(b->logits_from, at, count);
-        float *logits =
-            from < count ? b->logits + (at + from - b->logits_from) * e->weights.vocabulary : NULL;
-        if ((code = run_batch(&pass, b, from, logits)) < 0)
-            return error_set(error, code, "the pass was stopped: %s", strerror(-code));
+    for (size_t at = 0; at < b->count; at += e->span) {
+        const struct span span = {e, b, at, b->count - at < e->span ? b->count - at : e->span};
+        memset(e->received, 0, (last / CHUNK_TOKENS + 1) * sizeof *e->received);
+        for (uint32_t layer = 0; layer < e->weights.layer_count; layer++)
+            if ((code = run_parts(&span, layer)) < 0)
+                return error_set(error, code, "the pass was stopped: %s", strerror(-code));
+        finish_span(&span);
     }
     return 0;
 }
