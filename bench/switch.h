@@ -60,7 +60,7 @@ struct switch_run {
     struct tokens *sequences; /* each context's tokens at the end (of runs[0] only) */
     size_t *filled;           /* of them, before the first call */
     size_t context_count;
-    double compute_tokens_per_s; /* of filling: the best context's */
+    double compute_tokens_per_s; /* of computing: the best that any run of the bench saw */
     uint64_t kv_resident_bytes;  /* at the end */
     unsigned threads;            /* the service's */
 };

@@ -314,6 +314,23 @@ static int run_one(struct runner *r, struct switch_run *run, size_t runs, bool f
     return code;
 }
 
+/* What the machine can do: the best of filling a context (which, where all leaves memory after each call,
+ * brings it back over and over) and of every restore that only recomputed. */
+static void share_compute_rate(struct switch_run *runs, size_t count)
+{
+    double best = runs[0].compute_tokens_per_s;
+    for (size_t i = 0; i < count; i++)
+        for (size_t c = 0; c < runs[i].call_count; c++) {
+            const struct switch_call *call = &runs[i].calls[c];
+            if (call->kind != SWITCH_RESTORE || call->bytes_read || !call->recomputed_tokens || call->ms <= 0)
+                continue;
+            double rate = (double)call->recomputed_tokens / call->ms * 1e3;
+            best = rate > best ? rate : best;
+        }
+    for (size_t i = 0; i < count; i++)
+        runs[i].compute_tokens_per_s = best;
+}
+
 int switch_run(const struct switch_options *options, struct switch_run *runs, size_t count)
 {
     struct runner r = {.options = options, .order = {options->seed}, .words = {~options->seed}};
@@ -331,9 +348,9 @@ int switch_run(const struct switch_options *options, struct switch_run *runs, si
             runs[i].policy = policy->name;
         if (code == 0)
             code = run_one(&r, &runs[i], count, i == 0, &error);
-        runs[i].compute_tokens_per_s = runs[0].compute_tokens_per_s;
         runs[i].error = error;
     }
+    share_compute_rate(runs, count);
     bench_progress(NULL);
     buffer_deinit(&r.text);
     mem_free(r.contexts);

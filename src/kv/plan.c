@@ -23,6 +23,7 @@ enum {
 struct unit {
     double io, compute; /* seconds, its requests not counted */
     bool forced;        /* cannot be read */
+    bool pinned;        /* is not to be recomputed */
     bool follows;       /* right behind the unit before */
 };
 
@@ -149,7 +150,7 @@ static void try_all(const struct search *s, struct choice *c)
     size_t free_units[EXACT], n = 0;
     for (size_t i = 0; i < s->count; i++) {
         c->recompute[i] = s->units[i].forced;
-        if (!s->units[i].forced)
+        if (!s->units[i].forced && !s->units[i].pinned)
             free_units[n++] = i;
     }
     count_up(s, c);
@@ -179,7 +180,7 @@ static void cheapest(const struct search *s, double price, struct choice *c)
         const struct unit *u = &s->units[i];
         double on = u->follows ? read : read + run, fresh = recompute + run;
         from[i] = (on <= fresh ? read_from_read : 0) | (read <= recompute ? recompute_from_read : 0);
-        recompute = (read <= recompute ? read : recompute) + compute_price * u->compute;
+        recompute = u->pinned ? 1e300 : (read <= recompute ? read : recompute) + compute_price * u->compute;
         read = u->forced ? 1e300 : (on <= fresh ? on : fresh) + io_price * u->io;
     }
     bool now = recompute < read;
@@ -242,11 +243,11 @@ static void improve(const struct search *s, struct choice *c)
     for (int pass = 0; pass < 8 && better; pass++) {
         better = false;
         for (size_t i = 0; i < s->count; i++) {
-            if (s->units[i].forced)
+            if (s->units[i].forced || s->units[i].pinned)
                 continue;
             better |= try_flip(s, c, i, i);
             for (size_t j = i + 1; s->count <= PAIRS && j < s->count; j++)
-                better |= !s->units[j].forced && try_flip(s, c, i, j);
+                better |= !s->units[j].forced && !s->units[j].pinned && try_flip(s, c, i, j);
         }
     }
 }
@@ -314,6 +315,7 @@ static void open_search(const struct plan_rates *rates, const struct plan_reques
         unit->io += read_s(rates, chunk->bytes);
         unit->compute += compute;
         unit->forced = false;
+        unit->pinned = unit->pinned || chunk->pinned;
     }
     s->fixed_s += batch ? rates->batch_s : 0;
     s->batch_s = batch ? 0 : rates->batch_s;
@@ -328,13 +330,13 @@ static void choose_best(const struct plan_rates *rates, const struct plan_reques
         return;
     open_search(rates, request, group, &s);
     for (size_t u = 0; u < s.count; u++)
-        free_units += !s.units[u].forced;
+        free_units += !s.units[u].forced && !s.units[u].pinned;
     if (free_units <= EXACT)
         try_all(&s, &best);
     else
         search_between(&s, &best);
     for (size_t i = 0; i < request->count; i++)
-        recompute[i] = best.recompute[i / group];
+        recompute[i] = best.recompute[i / group] && !request->chunks[i].pinned;
 }
 
 static void choose_forced(const struct plan_request *request, bool *recompute)

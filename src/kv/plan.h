@@ -33,6 +33,7 @@ struct plan_chunk {
     uint32_t position; /* of its first token */
     uint32_t tokens;   /* 1..16 */
     uint64_t bytes;    /* to read, all layers; 0: no copy on flash */
+    bool pinned;       /* PLAN_BEST reads it where it can: recomputed it would take memory that is not free */
 };
 
 enum plan_mode { PLAN_BEST, PLAN_LOAD_ONLY, PLAN_RECOMPUTE_ONLY, PLAN_FORCED };

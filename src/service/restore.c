@@ -117,9 +117,24 @@ static int find_missing(struct restore *r)
     return 0;
 }
 
+/* What is recomputed comes back at the level it is computed at. Where that does not fit beside what is in
+ * memory now, it would push out more than it brings back: what has a smaller copy is read. */
+static void pin(struct restore *r)
+{
+    const struct kv_pool *pool = r->sequence->pool;
+    const struct kv_geometry *geometry = kv_pool_geometry(pool);
+    uint64_t whole = kv_chunk_bytes(geometry, r->turn->service->kv_level);
+    uint64_t budget = kv_pool_budget(pool), resident = kv_pool_resident(pool);
+    if (resident + r->count * whole <= budget)
+        return;
+    for (size_t i = 0; i < r->count; i++)
+        r->planned[i].pinned = r->planned[i].bytes > 0 && r->planned[i].bytes < whole;
+}
+
 static void choose(struct restore *r, size_t end)
 {
     struct service *service = r->turn->service;
+    pin(r);
     const struct plan_request request = {
         .chunks = r->planned,
         .count = r->count,

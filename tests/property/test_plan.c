@@ -33,11 +33,12 @@ static void random_chunks(struct random *r, struct plan_chunk *chunks, size_t co
 {
     static const uint64_t bytes[] = {1048576, 540672, 278528, 147456};
     uint32_t position = (uint32_t)random_below(r, 40) * 16;
-    bool uniform = random_below(r, 3) == 0;
+    bool uniform = random_below(r, 3) == 0, pins = random_below(r, 3) == 0;
     for (size_t i = 0; i < count; i++) {
         chunks[i] = (struct plan_chunk){position, 16, bytes[uniform ? 1 : random_below(r, 4)]};
         if (random_below(r, 12) == 0)
             chunks[i].bytes = 0;
+        chunks[i].pinned = chunks[i].bytes && pins && random_below(r, 3) == 0;
         position += 16 * (uint32_t)(random_below(r, 5) ? 1 : 1 + random_below(r, 20));
     }
     if (count && random_below(r, 2))
@@ -74,7 +75,7 @@ static double best_of_all(const struct plan_rates *rates, const struct plan_requ
         bool recompute[FEW], valid = true;
         for (size_t i = 0; i < q->count; i++) {
             recompute[i] = code >> i & 1;
-            valid = valid && (recompute[i] || q->chunks[i].bytes);
+            valid = valid && (recompute[i] ? !q->chunks[i].pinned : q->chunks[i].bytes != 0);
         }
         if (valid)
             best = fmin(best, model(rates, q, recompute));
@@ -140,7 +141,8 @@ static double lower_bound(const struct plan_rates *rates, const struct plan_requ
             const struct plan_chunk *c = &q->chunks[i];
             double again =
                 re * c->tokens * (rates->token_s + (c->position + (c->tokens + 1) / 2.0) * rates->depth_s);
-            sum += c->bytes ? fmin(again, io * (double)c->bytes / rates->io_bytes_per_s) : again;
+            double read = io * (double)c->bytes / rates->io_bytes_per_s;
+            sum += c->pinned ? read : c->bytes ? fmin(again, read) : again;
         }
         best = fmax(best, sum);
     }
@@ -188,15 +190,17 @@ static void many_chunks_cannot_be_improved(void **state)
         plan_choose(&rates, &q, &plan);
         for (size_t i = 0; i < COUNT; i++) {
             memcpy(other, recompute, sizeof other);
+            if (chunks[i].pinned)
+                continue;
             other[i] = !other[i];
             plan_predict(&rates, &q, &rest);
             assert_true(rest.total_s >= plan.total_s * 0.999);
             for (size_t j = 0; j < COUNT; j++) /* the first i recomputed */
-                other[j] = j < i;
+                other[j] = j < i && !chunks[j].pinned;
             plan_predict(&rates, &q, &rest);
             assert_true(rest.total_s >= plan.total_s * 0.99);
             for (size_t j = 0; j < COUNT; j++) /* the last i recomputed */
-                other[j] = j >= COUNT - i;
+                other[j] = j >= COUNT - i && !chunks[j].pinned;
             plan_predict(&rates, &q, &rest);
             assert_true(rest.total_s >= plan.total_s * 0.99);
         }
