@@ -1,8 +1,10 @@
 /* Compute threads: one caller hands out numbered pieces of work, the threads and the caller take them.
  *
- * Pieces are taken one at a time, so a core that another process takes away costs its share and not the
- * whole. Barriers spin for some microseconds and then sleep. One caller at a time; pieces may run in any
- * order and on any thread. */
+ * Each thread begins with an equal share of pieces that follow one another, in ascending order, so that what
+ * it fetches ahead is what it needs next; who is done takes over half of what another has left, down to
+ * single pieces, so a core that another process takes away costs its share and not the whole. Barriers spin
+ * for some microseconds and then sleep. One caller at a time; pieces may run in any order and on any thread.
+ */
 #ifndef LLMS_BASE_WORKERS_H
 #define LLMS_BASE_WORKERS_H
 

@@ -190,6 +190,72 @@ static void every_piece_once(void **state)
     mem_fault_set(0, false);
 }
 
+struct slow_job {
+    atomic_uint runs[100000];
+    atomic_uint by[4];        /* pieces by thread */
+    atomic_uint slow, before; /* the thread that ran piece 0, and its pieces until then */
+};
+
+/* Whoever runs piece 0 is held up, as by another process on its core. */
+static void slow_piece(void *argument, unsigned piece, unsigned thread)
+{
+    struct slow_job *job = argument;
+    atomic_fetch_add(&job->runs[piece], 1);
+    atomic_fetch_add(&job->by[thread], 1);
+    if (piece == 0) {
+        atomic_store(&job->slow, thread);
+        atomic_store(&job->before, atomic_load(&job->by[thread]));
+        usleep(100000);
+    }
+}
+
+/* A thread that is held up costs its piece and not its share, and more pieces than a share can count are
+ * handed out too. */
+static void a_slow_thread_loses_its_share(void **state)
+{
+    (void)state;
+    static struct slow_job job;
+    static const unsigned sizes[] = {400, 100000};
+    for (unsigned threads = 2; threads <= 4; threads++)
+        for (size_t s = 0; s < 2; s++) {
+            struct workers *w;
+            memset(&job, 0, sizeof job);
+            assert_int_equal(workers_create(threads, &w), 0);
+            workers_run(w, slow_piece, &job, sizes[s]);
+            unsigned sum = 0, after = atomic_load(&job.by[atomic_load(&job.slow)]) - atomic_load(&job.before);
+            for (unsigned i = 0; i < sizes[s]; i++)
+                assert_int_equal(atomic_load(&job.runs[i]), 1);
+            for (unsigned t = 0; t < threads; t++)
+                sum += atomic_load(&job.by[t]);
+            assert_int_equal(sum, sizes[s]);
+            assert_true(after < sizes[s] / threads / 2); /* the others did what was left of its share */
+            workers_destroy(w);
+        }
+}
+
+/* Pieces come in ascending order but where another's are taken over. */
+static void ordered_piece(void *argument, unsigned piece, unsigned thread)
+{
+    unsigned(*seen)[2] = argument; /* by thread: last piece, breaks */
+    seen[thread][1] += piece != seen[thread][0] + 1;
+    seen[thread][0] = piece;
+    for (volatile int i = 0; i < 2000; i++)
+        ;
+}
+
+static void neighbours_go_together(void **state)
+{
+    (void)state;
+    struct workers *w;
+    unsigned seen[2][2] = {{0}};
+    assert_int_equal(workers_create(2, &w), 0);
+    workers_run(w, ordered_piece, seen, 4096);
+    /* Each taking over halves what is left: some twenty at most, where handing out one by one has thousands.
+     */
+    assert_true(seen[0][1] + seen[1][1] < 64);
+    workers_destroy(w);
+}
+
 static double processor_ms(void)
 {
     struct timespec t;
@@ -222,6 +288,8 @@ int main(void)
         cmocka_unit_test(arrays),
         cmocka_unit_test(errors),
         cmocka_unit_test(every_piece_once),
+        cmocka_unit_test(a_slow_thread_loses_its_share),
+        cmocka_unit_test(neighbours_go_together),
         cmocka_unit_test(idle_threads_sleep),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
