@@ -116,6 +116,11 @@ static int reserve_threads(struct engine *e)
     return 0;
 }
 
+void engine_run(struct engine *engine, workers_fn *run, void *argument, unsigned pieces)
+{
+    workers_run(engine->workers, run, argument, pieces);
+}
+
 int engine_scratch_reserve(struct engine *e, size_t positions)
 {
     if (e->received_room < positions / CHUNK_TOKENS + 1) {

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/workers.h"
 #include "kv/geometry.h"
 #include "kv/sequence.h"
 #include "model/template.h"
@@ -69,6 +70,9 @@ struct engine_batch {
     size_t density_tokens;
 };
 int engine_forward(struct engine *engine, const struct engine_batch *batch, struct error *error);
+
+/* Pieces of other work on the compute threads (base/workers.h), between two passes or at a gate. */
+void engine_run(struct engine *engine, workers_fn *run, void *argument, unsigned pieces);
 
 /* Writes the K and V of a chunk's first `tokens` slots at a lower level into `to` (kv_chunk_bytes(to_level)
  * bytes). Returns the squared error that added. Safe beside engine_forward as long as `from` is not written.

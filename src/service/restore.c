@@ -16,8 +16,10 @@
 #include "service/service_internal.h"
 
 enum {
-    SLOTS = 3,      /* layers being read at once */
-    GAP_CHUNKS = 2, /* chunks not wanted that a read may span, to be one read */
+    SLOTS = RESTORE_SLOTS,        /* layers being read at once */
+    GAP_CHUNKS = 2,               /* chunks not wanted that a read may span, to be one read */
+    SLICES_PIECE = 8,             /* put into their chunks by one thread at a time */
+    KEEP_BUFFER_BYTES = 1u << 20, /* what a slot may keep for the next restore */
 };
 
 /* Neighbouring chunks of one segment, read together. */
@@ -28,7 +30,7 @@ struct run {
 };
 
 struct slot {
-    unsigned char *buffer;
+    unsigned char *buffer;        /* the service's */
     struct aio_read *reads;       /* one a run */
     struct segment_range *ranges; /* one a run */
     size_t pending;
@@ -46,7 +48,8 @@ struct restore {
     size_t load_count;
     struct run *runs;
     size_t run_count;
-    size_t *slice_at; /* room for one run */
+    size_t *slice_at;             /* room for one run */
+    const unsigned char **slices; /* of each load, the layer that is delivered; NULL: not read */
     struct slot slots[SLOTS];
     uint32_t layers, next_layer; /* to be read next */
     uint32_t delivered;          /* layers that are in the chunks */
@@ -224,7 +227,8 @@ static int make_runs(struct restore *r)
         longest = run->count > longest ? run->count : longest;
     }
     r->slice_at = mem_calloc(longest, sizeof *r->slice_at);
-    return r->slice_at ? 0 : out_of_memory(r);
+    r->slices = mem_calloc(r->load_count, sizeof *r->slices);
+    return r->slice_at && r->slices ? 0 : out_of_memory(r);
 }
 
 /* A chunk that cannot be read: forgotten when no run needs its place any more. */
@@ -261,6 +265,29 @@ static int64_t lay_out(struct restore *r, struct slot *slot, uint32_t layer)
     return good ? (int64_t)offset : -EBADMSG;
 }
 
+/* Pages that were touched before cost nothing to read into: a restore's buffers are the next one's too. */
+static unsigned char *room_for(struct read_buffer *kept, size_t bytes)
+{
+    if (kept->bytes < bytes) {
+        mem_free(kept->data);
+        kept->data = mem_aligned(4096, bytes);
+        kept->bytes = kept->data ? bytes : 0;
+    }
+    return kept->data;
+}
+
+static void read_buffer_deinit(struct read_buffer *kept)
+{
+    mem_free(kept->data);
+    *kept = (struct read_buffer){0};
+}
+
+void restore_release(struct service *service)
+{
+    for (size_t s = 0; s < SLOTS; s++)
+        read_buffer_deinit(&service->read_buffers[s]);
+}
+
 static int make_slots(struct restore *r)
 {
     for (size_t s = 0; s < SLOTS && r->run_count; s++) {
@@ -276,7 +303,7 @@ static int make_slots(struct restore *r)
                 return (int)bytes;
             most = bytes > most ? bytes : most;
         }
-        slot->buffer = mem_aligned(4096, (size_t)most);
+        slot->buffer = room_for(&r->turn->service->read_buffers[s], (size_t)most);
         if (!slot->buffer)
             return out_of_memory(r);
     }
@@ -333,12 +360,10 @@ static void lose(struct restore *r, struct kv_chunk *chunk, const char *why)
     kv_chunk_forget_stored(r->sequence->pool, chunk);
 }
 
-/* Puts a layer's slices into their chunks. -EBADMSG where one was bad; its chunk is lost then. */
-static int deliver(struct restore *r, struct slot *slot, uint32_t layer)
+/* Where in the slot the layer's slice of each load lies. */
+static int find_slices(struct restore *r, struct slot *slot, uint32_t layer)
 {
-    const struct kv_geometry *geometry = kv_pool_geometry(r->sequence->pool);
     size_t load = 0;
-    int code = 0;
     for (size_t i = 0; i < r->run_count; i++) {
         const struct run *run = &r->runs[i];
         if (segment_layer_range(run->segment, layer, run->first, run->count, &slot->ranges[i], r->slice_at) <
@@ -348,21 +373,52 @@ static int deliver(struct restore *r, struct slot *slot, uint32_t layer)
         }
         for (; load < r->load_count && r->loads[load]->stored == run->segment &&
                r->loads[load]->stored_index < run->first + run->count;
-             load++) {
-            struct kv_chunk *chunk = r->loads[load];
-            size_t bytes = kv_layer_bytes(geometry, chunk->level);
-            const unsigned char *slice =
-                slot->buffer + run->offset + r->slice_at[chunk->stored_index - run->first];
-            bool good = slot->reads[i].code == 0 &&
-                        segment_slice_valid(run->segment, layer, chunk->stored_index, slice);
-            if (good) {
-                memcpy((unsigned char *)chunk->data + layer * bytes, slice, bytes);
-                continue;
-            }
-            give_up(r, chunk);
+             load++)
+            r->slices[load] =
+                slot->reads[i].code < 0
+                    ? NULL
+                    : slot->buffer + run->offset + r->slice_at[r->loads[load]->stored_index - run->first];
+    }
+    return 0;
+}
+
+struct delivery {
+    struct restore *r;
+    uint32_t layer;
+};
+
+/* Checks some of the slices and copies them; those that are bad become NULL. */
+static void deliver_piece(void *argument, unsigned piece, unsigned thread)
+{
+    (void)thread;
+    const struct delivery *d = argument;
+    struct restore *r = d->r;
+    const struct kv_geometry *geometry = kv_pool_geometry(r->sequence->pool);
+    size_t begin = (size_t)piece * SLICES_PIECE, end = begin + SLICES_PIECE;
+    for (size_t i = begin; i < end && i < r->load_count; i++) {
+        const struct kv_chunk *chunk = r->loads[i];
+        size_t bytes = kv_layer_bytes(geometry, chunk->level);
+        if (r->slices[i] && segment_slice_valid(chunk->stored, d->layer, chunk->stored_index, r->slices[i]))
+            memcpy((unsigned char *)chunk->data + d->layer * bytes, r->slices[i], bytes);
+        else
+            r->slices[i] = NULL;
+    }
+}
+
+/* Puts a layer's slices into their chunks. -EBADMSG where one was bad; its chunk is lost then. */
+static int deliver(struct restore *r, struct slot *slot, uint32_t layer)
+{
+    struct delivery delivery = {r, layer};
+    int code = find_slices(r, slot, layer);
+    if (code < 0)
+        return code;
+    engine_run(r->turn->service->engine, deliver_piece, &delivery,
+               (unsigned)((r->load_count + SLICES_PIECE - 1) / SLICES_PIECE));
+    for (size_t i = 0; i < r->load_count; i++)
+        if (!r->slices[i]) {
+            give_up(r, r->loads[i]);
             code = -EBADMSG;
         }
-    }
     return code;
 }
 
@@ -464,7 +520,8 @@ static void finish(struct restore *r, int code)
 {
     for (size_t s = 0; s < SLOTS; s++) {
         await(r, &r->slots[s]);
-        mem_free(r->slots[s].buffer);
+        if (r->turn->service->read_buffers[s].bytes > KEEP_BUFFER_BYTES)
+            read_buffer_deinit(&r->turn->service->read_buffers[s]);
         mem_free(r->slots[s].reads);
         mem_free(r->slots[s].ranges);
     }
@@ -483,6 +540,7 @@ static void finish(struct restore *r, int code)
     mem_free(r->loads);
     mem_free(r->runs);
     mem_free(r->slice_at);
+    mem_free(r->slices);
     mem_free(r->positions);
     tokens_deinit(&r->tokens);
 }

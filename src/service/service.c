@@ -206,6 +206,7 @@ no_lock:
 static void release(struct service *service)
 {
     aio_destroy(service->aio);
+    restore_release(service);
     kv_pool_destroy(service->pool);
     chunk_store_close(service->store);
     journal_close(service->journal);

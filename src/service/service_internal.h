@@ -82,6 +82,8 @@ struct call {
     struct call_result result;
 };
 
+enum { RESTORE_SLOTS = 3 }; /* layers that a restore reads at once */
+
 struct service {
     struct engine *engine; /* fixed */
     struct journal *journal;
@@ -128,12 +130,16 @@ struct service {
     struct random evict_random;     /* worker: the stress option, where not 0 */
     struct chunk_store *store;      /* worker, and the writer in segment_write; NULL: nothing is stored */
     struct aio *aio;                /* worker */
-    struct rates rates;             /* worker */
-    uint64_t mark;                  /* worker */
-    void *lowered;                  /* worker: room for a chunk below level 16 */
-    struct context *resident;       /* worker */
-    uint64_t tick;                  /* worker: goes up with every job */
-    float *logits;                  /* worker: a vocabulary of them */
+    struct read_buffer {
+        unsigned char *data;
+        size_t bytes;
+    } read_buffers[RESTORE_SLOTS]; /* worker: what restores read into */
+    struct rates rates;            /* worker */
+    uint64_t mark;                 /* worker */
+    void *lowered;                 /* worker: room for a chunk below level 16 */
+    struct context *resident;      /* worker */
+    uint64_t tick;                 /* worker: goes up with every job */
+    float *logits;                 /* worker: a vocabulary of them */
 };
 
 /* ---- context.c: the table, and a context's tokens ---- */
@@ -231,6 +237,7 @@ int turn_cancelled(struct turn *turn);                        /* 0, or the code 
  * to `end`, with the logits after the last into service->logits if asked for. Moves sequence.tokens to end.
  */
 int restore_run(struct turn *turn, size_t end, bool logits);
+void restore_release(struct service *service); /* what restores keep for the next */
 
 /* ---- settle.c ---- */
 
