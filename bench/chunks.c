@@ -343,7 +343,7 @@ int bench_chunks(int argc, char **argv)
     const struct bench_option options[] = {
         {"model", BENCH_TEXT, &bench.model, "F", "the GGUF, for its sizes", .required = true},
         {"sizes", BENCH_NUMBERS, &bench.sizes, "N,N", "tokens a chunk (default 4,8,16,32,64,128)", 1, 4096},
-        {"level", BENCH_NUMBER, &bench.level, "BITS", "of all chunks: 16, 8 (default), 4 or 2", 2, 16},
+        {"level", BENCH_NUMBER, &bench.level, "BITS", "of all chunks: 16, 8 (default), 4, 3 or 2", 2, 16},
         {"layer-bytes", BENCH_NUMBER, &bench.layer_bytes, "N",
          "that a token takes in a layer (default: the model's)", 1, 1 << 20},
         {"layers", BENCH_NUMBER, &bench.layers, "N", "(default: the model's)", 1, 1024},
@@ -366,7 +366,7 @@ int bench_chunks(int argc, char **argv)
     if (status != BENCH_GO)
         return status;
     if (!kv_level_valid((unsigned)bench.level))
-        return bench_misuse("chunks", "--level: %" PRIu64 " is not 16, 8, 4 or 2", bench.level);
+        return bench_misuse("chunks", "--level: %" PRIu64 " is not 16, 8, 4, 3 or 2", bench.level);
     if (parse_double(bench.share, 0, 1e6, &bench.worth) < 0 || bench.worth < 1)
         return bench_misuse("chunks", "--budget-contexts: '%s' is not a number from 1", bench.share);
     return run_command(&bench, json);

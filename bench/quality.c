@@ -22,8 +22,8 @@
 enum { SETTINGS_MAX = 32, BANDS = 4, ROUNDS_MAX = 1000 };
 
 static const char default_settings[] =
-    "16,8,uniform-4,uniform-2,channel-4,channel-2,paper@0.5,paper-ours@0.5,llms@0.5,llms@0.375,"
-    "llms@0.3125,llms@0.5x20";
+    "16,8,uniform-4,uniform-3,uniform-2,channel-4,channel-2,paper@0.5,paper-ours@0.5,llms@0.5,llms@0.4,"
+    "llms@0.375,llms@0.3125,llms@0.5x20";
 
 static const struct {
     const char *name;
@@ -34,6 +34,7 @@ static const struct {
     {"16", 16, {LEVELS_KEEP, 0, 0, 1}, "FP16, nothing is lowered"},
     {"8", 8, {LEVELS_KEEP, 0, 0, 1}, "INT8, nothing is lowered"},
     {"uniform-4", 8, {LEVELS_FIXED, LEVELS_4, 4, 1}, "every full chunk at 4 bits"},
+    {"uniform-3", 8, {LEVELS_FIXED, LEVELS_3, 3, 1}, "every full chunk at 3 bits: K at 4, V at 2"},
     {"uniform-2", 8, {LEVELS_FIXED, LEVELS_2, 2, 1}, "every full chunk at 2 bits"},
     {"channel-4",
      8,
@@ -55,7 +56,11 @@ static const struct {
      8,
      {LEVELS_DAMAGE, LEVELS_8 | LEVELS_4 | LEVELS_2, 0, 0.5, KV_PAPER},
      "least damage, the paper's codec"},
-    {"llms", 8, {LEVELS_DAMAGE, LEVELS_8 | LEVELS_4 | LEVELS_2, 0, 0.5}, "the default: least damage"},
+    {"llms",
+     8,
+     {LEVELS_DAMAGE, LEVELS_8 | LEVELS_4 | LEVELS_3 | LEVELS_2, 0, 0.5},
+     "the default: least damage"},
+    {"llms-no3", 8, {LEVELS_DAMAGE, LEVELS_8 | LEVELS_4 | LEVELS_2, 0, 0.5}, "the same without 3 bits"},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 

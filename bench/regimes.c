@@ -220,7 +220,7 @@ static int tell(const struct bench *bench, bool json)
 static int check(const struct bench *bench)
 {
     if (!kv_level_valid((unsigned)bench->level))
-        return bench_misuse("regimes", "--level: %" PRIu64 " is not 16, 8, 4 or 2", bench->level);
+        return bench_misuse("regimes", "--level: %" PRIu64 " is not 16, 8, 4, 3 or 2", bench->level);
     const struct bench_list *lists[] = {&bench->storage, &bench->compute};
     for (int i = 0; i < 2; i++)
         if (lists[i]->count != 2 || lists[i]->values[0] >= lists[i]->values[1])
@@ -239,7 +239,7 @@ int bench_regimes(int argc, char **argv)
     const struct bench_option options[] = {
         {"model", BENCH_TEXT, &bench.model, "F", "the GGUF", .required = true},
         {"tokens", BENCH_NUMBER, &bench.tokens, "T", "of the context (default 2048)", 2 * BATCH, 1 << 20},
-        {"level", BENCH_NUMBER, &bench.level, "BITS", "of its chunks: 16, 8 (default), 4 or 2", 2, 16},
+        {"level", BENCH_NUMBER, &bench.level, "BITS", "of its chunks: 16, 8 (default), 4, 3 or 2", 2, 16},
         {"storage", BENCH_NUMBERS, &bench.storage, "MB/s,MB/s", "from, to (default 1,10000)", 1, 1000000},
         {"recompute", BENCH_NUMBERS, &bench.compute, "N,N", "tokens/s, from, to (default 10,100000)", 1,
          100000000},

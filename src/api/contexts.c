@@ -15,17 +15,18 @@ static json_t *context_json(const struct context_info *info)
 {
     const struct journal_context *record = &info->record;
     const char *slash = record->owner ? strchr(record->owner, '/') : NULL;
-    return json_pack("{s:s,s:s,s:o,s:s,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I},s:I,s:b}",
-                     "id", record->id, "object", "context", "name", text_json(record->name), "app",
-                     slash ? slash + 1 : "", "system_prompt", text_json(record->system_prompt), "created_ms",
-                     (json_int_t)record->created_ms, "used_ms", (json_int_t)record->used_ms, "turns",
-                     (json_int_t)record->turn_count, "window_turn", (json_int_t)record->window_turn, "tokens",
-                     (json_int_t)info->tokens, "tokens_resident", (json_int_t)info->tokens_resident, "chunks",
-                     "resident", (json_int_t)info->chunks_resident, "stored", (json_int_t)info->chunks_stored,
-                     "missing", (json_int_t)info->chunks_missing, "level16", (json_int_t)info->chunks_level16,
-                     "level8", (json_int_t)info->chunks_level8, "level4", (json_int_t)info->chunks_level4,
-                     "level2", (json_int_t)info->chunks_level2, "bytes_resident",
-                     (json_int_t)info->bytes_resident, "busy", info->busy);
+    return json_pack(
+        "{s:s,s:s,s:o,s:s,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},s:I,s:b}", "id",
+        record->id, "object", "context", "name", text_json(record->name), "app", slash ? slash + 1 : "",
+        "system_prompt", text_json(record->system_prompt), "created_ms", (json_int_t)record->created_ms,
+        "used_ms", (json_int_t)record->used_ms, "turns", (json_int_t)record->turn_count, "window_turn",
+        (json_int_t)record->window_turn, "tokens", (json_int_t)info->tokens, "tokens_resident",
+        (json_int_t)info->tokens_resident, "chunks", "resident", (json_int_t)info->chunks_resident, "stored",
+        (json_int_t)info->chunks_stored, "missing", (json_int_t)info->chunks_missing, "level16",
+        (json_int_t)info->chunks_level16, "level8", (json_int_t)info->chunks_level8, "level4",
+        (json_int_t)info->chunks_level4, "level3", (json_int_t)info->chunks_level3, "level2",
+        (json_int_t)info->chunks_level2, "bytes_resident", (json_int_t)info->bytes_resident, "busy",
+        info->busy);
 }
 
 /* Answers with the context that code says was made or found, and releases it. */

@@ -27,9 +27,9 @@ static json_t *model_json(const struct engine_model *model, uint32_t context_len
 
 static json_t *levels_json(uint8_t levels)
 {
-    static const uint8_t bits[4] = {16, 8, 4, 2};
+    static const uint8_t bits[] = {16, 8, 4, 3, 2};
     json_t *array = json_array();
-    for (int i = 0; i < 4 && array; i++)
+    for (size_t i = 0; i < sizeof bits && array; i++)
         if (levels >> i & 1 && json_array_append_new(array, json_integer(bits[i])) < 0) {
             json_decref(array);
             array = NULL;

@@ -61,9 +61,9 @@ static void ls_row(const json_t *context, char cells[LS_COLUMNS][LS_CELL_BYTES])
     snprintf(cells[4], LS_CELL_BYTES, "%" PRIu64 "/%" PRIu64, resident,
              resident + stored + get_whole(chunks, "missing"));
     snprintf(cells[5], LS_CELL_BYTES, "%" PRIu64, stored);
-    snprintf(cells[6], LS_CELL_BYTES, "%" PRIu64 "/%" PRIu64 "/%" PRIu64 "/%" PRIu64,
+    snprintf(cells[6], LS_CELL_BYTES, "%" PRIu64 "/%" PRIu64 "/%" PRIu64 "/%" PRIu64 "/%" PRIu64,
              get_whole(chunks, "level16"), get_whole(chunks, "level8"), get_whole(chunks, "level4"),
-             get_whole(chunks, "level2"));
+             get_whole(chunks, "level3"), get_whole(chunks, "level2"));
     format_mib(cells[7], LS_CELL_BYTES, get_whole(context, "bytes_resident"));
     if (json_is_true(json_object_get(context, "busy")))
         snprintf(cells[8], LS_CELL_BYTES, "now");
@@ -73,8 +73,8 @@ static void ls_row(const json_t *context, char cells[LS_COLUMNS][LS_CELL_BYTES])
 
 int command_ls(struct cli *cli)
 {
-    static const char *const headers[LS_COLUMNS] = {"ID",      "NAME",      ">TURNS",  ">TOKENS", ">CHUNKS",
-                                                    ">STORED", ">16/8/4/2", ">MEMORY", "USED"};
+    static const char *const headers[LS_COLUMNS] = {"ID",      "NAME",        ">TURNS",  ">TOKENS", ">CHUNKS",
+                                                    ">STORED", ">16/8/4/3/2", ">MEMORY", "USED"};
     json_t *list = cli_ask(cli, "GET", "/v1/contexts", NULL), *context;
     const json_t *data = json_object_get(list, "data");
     size_t rows = json_array_size(data), at;
@@ -123,10 +123,10 @@ static void print_context(const json_t *context)
     printf("\ntokens  %" PRIu64 ", %" PRIu64 " resident\n", get_whole(context, "tokens"),
            get_whole(context, "tokens_resident"));
     printf("chunks  %" PRIu64 " resident (%" PRIu64 " at 16 bits, %" PRIu64 " at 8, %" PRIu64
-           " at 4, %" PRIu64 " at 2), %" PRIu64 " stored, %" PRIu64 " missing\n",
+           " at 4, %" PRIu64 " at 3, %" PRIu64 " at 2), %" PRIu64 " stored, %" PRIu64 " missing\n",
            get_whole(chunks, "resident"), get_whole(chunks, "level16"), get_whole(chunks, "level8"),
-           get_whole(chunks, "level4"), get_whole(chunks, "level2"), get_whole(chunks, "stored"),
-           get_whole(chunks, "missing"));
+           get_whole(chunks, "level4"), get_whole(chunks, "level3"), get_whole(chunks, "level2"),
+           get_whole(chunks, "stored"), get_whole(chunks, "missing"));
     printf("memory  %s\n", memory);
 }
 

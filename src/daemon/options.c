@@ -70,24 +70,28 @@ static int set_number(const struct option *option, const char *value, void *plac
     return parse_u64(value, option->low, option->high, place);
 }
 
-/* "16", or "8" and what it may be lowered to: "8,4", "8,2", "8,4,2". As bits (LEVELS_*). */
+/* "16", or "8" and what it may be lowered to, falling: "8,4", "8,4,3,2". As bits (LEVELS_*). */
 static int set_levels(const struct option *option, const char *value, void *place)
 {
     static const struct {
-        const char *text;
-        uint64_t bits;
-    } all[] = {{"16", LEVELS_16},
-               {"8", LEVELS_8},
-               {"8,4", LEVELS_8 | LEVELS_4},
-               {"8,2", LEVELS_8 | LEVELS_2},
-               {"8,4,2", LEVELS_8 | LEVELS_4 | LEVELS_2}};
+        char digit;
+        uint64_t bit;
+    } lower[] = {{'4', LEVELS_4}, {'3', LEVELS_3}, {'2', LEVELS_2}};
+    uint64_t bits = LEVELS_8;
     (void)option;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (strcmp(value, all[i].text) == 0) {
-            *(uint64_t *)place = all[i].bits;
-            return 0;
+    if (strcmp(value, "16") == 0) {
+        *(uint64_t *)place = LEVELS_16;
+        return 0;
+    }
+    if (*value++ != '8')
+        return -EINVAL;
+    for (size_t i = 0; i < sizeof lower / sizeof *lower; i++)
+        if (value[0] == ',' && value[1] == lower[i].digit) {
+            bits |= lower[i].bit;
+            value += 2;
         }
-    return -EINVAL;
+    *(uint64_t *)place = bits;
+    return *value ? -EINVAL : 0;
 }
 
 static int set_ratio(const struct option *option, const char *value, void *place)
@@ -133,7 +137,7 @@ static const struct option table[] = {
      .low = 1 << 16, .allowed = "a size such as 256M or 1.5G, at least 64K", .in_file = true},
     {"kv-levels", "LEVELS",
      "bits a KV value is kept in: 16, or 8 and what it may be lowered to (the policy's)", set_levels,
-     AT(kv_levels), .allowed = "16, 8 or 8,4 or 8,2 or 8,4,2", .in_file = true},
+     AT(kv_levels), .allowed = "16, or 8 and some of 4, 3 and 2, falling, such as 8,4,3,2", .in_file = true},
     {"kv-ratio", "R", "KV bytes on average, of INT8 (0.5: 4 bits a value; the policy's)", set_ratio,
      AT(kv_ratio), .allowed = "a number from 0.25 to 2", .in_file = true},
     {"policy", "NAME", "how KV memory is managed: llms, paper, lmk, swapping, vllm-s, ... (llms)", set_policy,

@@ -77,8 +77,11 @@ void engine_run(struct engine *engine, workers_fn *run, void *argument, unsigned
 /* Writes the K and V of a chunk's first `tokens` slots at a lower level into `to` (kv_chunk_bytes(to_level)
  * bytes). Returns the squared error that added. Safe beside engine_forward as long as `from` is not written.
  */
-double engine_lower(const struct engine *engine, const void *from, uint8_t from_level, uint8_t tokens,
-                    void *to, uint8_t to_level);
+struct engine_damage {
+    double keys, values;
+};
+struct engine_damage engine_lower(const struct engine *engine, const void *from, uint8_t from_level,
+                                  uint8_t tokens, void *to, uint8_t to_level);
 
 /* Tokens the engine takes through a step at once: a part; and what the residual streams of all parts that go
  * through the layers together may take. */

@@ -2,11 +2,11 @@
 #include "engine/engine_internal.h"
 #include "kernels/codec.h"
 
-double engine_lower(const struct engine *e, const void *from, uint8_t from_level, uint8_t tokens, void *to,
-                    uint8_t to_level)
+struct engine_damage engine_lower(const struct engine *e, const void *from, uint8_t from_level,
+                                  uint8_t tokens, void *to, uint8_t to_level)
 {
     const struct kv_geometry *g = &e->model.kv;
-    double damage = 0;
+    struct engine_damage damage = {0, 0};
     for (uint32_t layer = 0; layer < g->layers; layer++)
         for (uint32_t head = 0; head < g->kv_heads; head++) {
             const struct codec_head args = {
@@ -19,7 +19,9 @@ double engine_lower(const struct engine *e, const void *from, uint8_t from_level
                 .tokens = tokens,
                 .dim = g->dim,
             };
-            damage += e->kernels->codec(&args);
+            struct codec_error error = e->kernels->codec(&args);
+            damage.keys += error.keys;
+            damage.values += error.values;
         }
     return damage;
 }

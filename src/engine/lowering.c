@@ -7,8 +7,7 @@
 #include "base/memory.h"
 
 enum { KEEP_FIRST = 1, KEEP_NEWEST = 2 };
-
-static const uint8_t level_of[4] = {16, 8, 4, 2};
+enum { FOUR = 2, THREE, TWO }; /* kv_level_index */
 
 /* The chunks whose levels are chosen: sequence->chunks[*first] and on, returns how many. */
 static size_t tolerant(const struct lowering *l, const struct kv_sequence *sequence, size_t *first)
@@ -26,37 +25,50 @@ static bool may_lower(const struct kv_chunk *chunk)
     return chunk->data && !chunk->writing && !chunk->locked && chunk->tokens == KV_CHUNK_TOKENS;
 }
 
-static bool allowed(const struct lowering *l, int index, const struct kv_chunk *chunk)
+static bool allowed(const struct lowering *l, unsigned index, const struct kv_chunk *chunk)
 {
-    return (l->rules->allowed >> index & 1) && level_of[index] < kv_level_bits(chunk->level);
+    return (l->rules->allowed >> index & 1) && index > kv_level_index(chunk->level);
 }
 
-/* Measures one level of one chunk that was not measured yet. */
+static void measure(const struct lowering *l, struct kv_chunk *chunk, unsigned index)
+{
+    struct engine_damage damage = engine_lower(l->engine, chunk->data, chunk->level, chunk->tokens, l->room,
+                                               levels_tag(l->rules, kv_level_at(index)));
+    chunk->damage[index] = damage.keys + damage.values;
+    if (index == FOUR)
+        chunk->damage_keys = damage.keys;
+    if (index == TWO && allowed(l, FOUR, chunk) && allowed(l, THREE, chunk))
+        chunk->damage[THREE] = chunk->damage_keys + damage.values;
+}
+
+/* Measures one level of one chunk that was not measured yet. Level 3 is 4's K and 2's V (kernels/codec.h):
+ * where those are measured it comes with them. */
 static bool measure_one(const struct lowering *l, struct kv_sequence *sequence)
 {
     size_t first, count = tolerant(l, sequence, &first);
     for (size_t i = first; i < first + count; i++) {
         struct kv_chunk *chunk = sequence->chunks[i];
-        for (int k = 0; k < 4 && may_lower(chunk) && chunk->level == l->write_level; k++) {
-            if (chunk->damage[k] >= 0 || !allowed(l, k, chunk))
+        for (unsigned k = 0; k < KV_LEVELS && may_lower(chunk) && chunk->level == l->write_level; k++) {
+            bool comes_with = k == THREE && allowed(l, FOUR, chunk) && allowed(l, TWO, chunk);
+            if (!(chunk->damage[k] < 0) || !allowed(l, k, chunk) || comes_with)
                 continue;
-            chunk->damage[k] = engine_lower(l->engine, chunk->data, chunk->level, chunk->tokens, l->room,
-                                            levels_tag(l->rules, level_of[k]));
+            measure(l, chunk, k);
             return true;
         }
     }
     return false;
 }
 
-/* What lowering from `level` to level_of[k] would add: damage is measured once, from the level the chunk was
- * written at. Negative: not known (a chunk that came back from flash), and kv/levels.h takes its model. */
-static double damage_from(const struct kv_chunk *chunk, uint8_t level, int k)
+/* What lowering from `level` to kv_level_at(k) would add: damage is measured once, from the level the chunk
+ * was written at. Negative: not known (a chunk that came back from flash), and kv/levels.h takes its model.
+ */
+static double damage_from(const struct kv_chunk *chunk, uint8_t level, unsigned k)
 {
     double before = 0;
-    if (level_of[k] >= kv_level_bits(level))
+    if (kv_level_at(k) >= kv_level_bits(level))
         return 0;
-    for (int j = 0; j < k; j++)
-        if (level_of[j] == kv_level_bits(level) && chunk->damage[j] > 0)
+    for (unsigned j = 0; j < k; j++)
+        if (kv_level_at(j) == kv_level_bits(level) && chunk->damage[j] > 0)
             before = chunk->damage[j];
     return chunk->damage[k] < 0 ? -1 : chunk->damage[k] > before ? chunk->damage[k] - before : 0;
 }
@@ -91,7 +103,7 @@ static int choose(const struct lowering *l, struct kv_sequence *sequence, size_t
             .level = level_now(l, chunk),
             .keep = !may_lower(chunk),
         };
-        for (int k = 0; k < 4; k++)
+        for (unsigned k = 0; k < KV_LEVELS; k++)
             facts[i].damage[k] = damage_from(chunk, facts[i].level, k);
     }
     levels_choose(l->rules, kv_pool_geometry(l->pool), facts, count, levels);

@@ -5,7 +5,8 @@
  *   level 16 (FP16):  K as [dim][16] halves, then V as [16][dim] halves
  *   level 8  (INT8):  K as [dim][16] signed bytes, V as [16][dim] signed bytes, K scales [16] halves,
  *                     V scales [16] halves: one for a token's vector in a head (value = scale * code)
- *   levels 4 and 2, ours and the paper's:   kernels/codec.h; ours are rotated, 2 and the paper's by channel
+ *   levels 4, 3 and 2, and the paper's:   kernels/codec.h; ours are rotated; 2, 3's V and the paper's are
+ *                                         by channel
  *
  * (K by dimension, so that a chunk's 16 scores come out as one vector with no sum across lanes.) All the
  * block's K and V of head h start at h * kv_head_bytes(level, dim) (kv/geometry.h); 16-byte aligned.
@@ -13,10 +14,10 @@
  * Rotated chunks are scored with the rotated query; their weighted V is summed apart and rotated back once.
  *
  * Canonical order, per query and head, x being the query, or in a rotated chunk the query rotated, and K and
- * V the halves (16), the codes (8), code - mid (4), all of them exact in float, or by channel code * step +
- * low of the dimension (fused):
+ * V the halves (16), the codes (8), code - mid (4, and 3's K), all of them exact in float, or by channel code
+ * * step + low of the dimension (fused):
  *
- *   score[t]  (sum over d ascending, fused, of x[d] * K[d][t]) * K scale (8 and 4 only) * scale
+ *   score[t]  (sum over d ascending, fused, of x[d] * K[d][t]) * K scale (8, 4 and 3 only) * scale
  *   p[t]      exp(score[t] - the largest visible score), by the kernels' own polynomial
  *   total     of p, in 16 lanes by t mod 16, lanes then added in a fixed tree
  *   w[t]      p[t] * V scale (8 and 4 only)
@@ -35,7 +36,7 @@ enum { CHUNK_TOKENS = 16 };
 
 struct attention_chunk {
     const void *data; /* this layer's and this key/value head's K and V */
-    uint8_t level;    /* 16, 8, 4, 2, or the paper's 4 or 2 */
+    uint8_t level;    /* 16, 8, 4, 3, 2, or the paper's 4 or 2 */
 };
 
 struct attention {

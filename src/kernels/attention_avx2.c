@@ -69,9 +69,9 @@ INLINE __m256i load_bytes(const uint8_t *at)
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)at));
 }
 
-/* The same for a chunk of level 4; q holds the rotated queries. */
+/* The same for a chunk of level 4, or 3; q holds the rotated queries. */
 INLINE void score_4(const struct attention *a, const float *const *q, size_t rows, const void *data,
-                    float *scores, size_t stride)
+                    uint8_t level, float *scores, size_t stride)
 {
     __m256 sum[ROWS][2];
     for (size_t r = 0; r < rows; r++)
@@ -88,7 +88,7 @@ INLINE void score_4(const struct attention *a, const float *const *q, size_t row
             }
         }
     }
-    const uint16_t *scales = codec_scales(data, 4, a->dim);
+    const uint16_t *scales = codec_scales(data, level, a->dim);
     __m256 scale = _mm256_set1_ps(a->scale);
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < 2; i++)
@@ -182,7 +182,7 @@ INLINE void count_rows(uint32_t *received, const float *p, size_t rows, size_t s
 static void scale_values(const struct attention *a, float *p, size_t rows, size_t stride, size_t chunks)
 {
     for (size_t c = 0; c < chunks; c++) {
-        if (!attention_scaled(&a->chunks[c]))
+        if (!attention_scaled(&a->chunks[c], true))
             continue;
         const uint16_t *scales = codec_scales(a->chunks[c].data, a->chunks[c].level, a->dim) + CHUNK_TOKENS;
         for (size_t r = 0; r < rows; r++)
@@ -251,7 +251,7 @@ INLINE void add_gathered(__m256 *sum, const float *p, size_t stride, size_t rows
                          size_t dim, uint8_t level, const struct gather *g, size_t d0, size_t tokens)
 {
     const uint8_t *row = codec_values(data, level, dim);
-    const unsigned bits = codec_bits(level);
+    const unsigned bits = codec_bits(codec_part(level, true));
     __m256 step, low;
     load_channels(data, level, dim, d0, &step, &low);
     for (size_t t = 0; t < tokens; t++, row += dim * bits / 8) {
@@ -331,18 +331,19 @@ static void weigh_paper(const struct block *b, size_t rows, size_t d0)
 INLINE void add_rotated(__m256 sum[][2], const float *p, size_t stride, size_t rows, const void *data,
                         size_t dim, uint8_t level, size_t d0, size_t part, size_t tokens)
 {
-    const size_t bytes = dim * level / 8, group = 128 / level;
-    const uint8_t *at = (const uint8_t *)data + CHUNK_TOKENS * bytes + d0 / group * 16;
+    const unsigned bits = codec_bits(codec_part(level, true));
+    const size_t bytes = dim * bits / 8, group = 128 / bits;
+    const uint8_t *at = (const uint8_t *)codec_values(data, level, dim) + d0 / group * 16;
     __m256 step[2], low[2];
-    if (level == 2)
+    if (bits == 2)
         for (size_t i = 0; i < 2; i++)
-            load_channels(data, 2, dim, d0 + 8 * i, &step[i], &low[i]);
+            load_channels(data, level, dim, d0 + 8 * i, &step[i], &low[i]);
     for (size_t t = 0; t < tokens; t++, at += bytes) {
         __m256 v[2];
         for (size_t i = 0; i < 2; i++) {
             __m256i codes = load_bytes(at + 8 * i);
-            v[i] = level == 4 ? decode_4(codes, part)
-                              : _mm256_fmadd_ps(code_of(codes, 2, part), step[i], low[i]);
+            v[i] =
+                bits == 4 ? decode_4(codes, part) : _mm256_fmadd_ps(code_of(codes, 2, part), step[i], low[i]);
         }
         for (size_t r = 0; r < rows; r++) {
             __m256 w = _mm256_broadcast_ss(&p[r * stride + t]);
@@ -365,6 +366,8 @@ INLINE void weigh_rotated(const struct block *b, size_t rows, size_t d0, size_t 
             add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 4, d0, part % 2, tokens);
         else if (c->level == 2)
             add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 2, d0, part, tokens);
+        else if (c->level == 3)
+            add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 3, d0, part, tokens);
     }
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < 2; i++)
@@ -385,6 +388,8 @@ static void weigh_rotated_rest(const struct block *b, size_t rows, size_t d0)
         const float *p = b->p + t;
         if (c->level == 2)
             add_gathered(sum, p, b->stride, rows, c->data, dim, 2, &two, d0, tokens);
+        else if (c->level == 3)
+            add_gathered(sum, p, b->stride, rows, c->data, dim, 3, &two, d0, tokens);
         const uint8_t *row = codec_values(c->data, 4, dim);
         for (size_t i = 0; c->level == 4 && i < tokens; i++, row += dim / 2) {
             __m256 v = decode_4(gather(&four, row), 0);
@@ -418,7 +423,10 @@ INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
             score_chunk(a, q, rows, data, 8, scores, b->stride);
             break;
         case 4:
-            score_4(a, rotated, rows, data, scores, b->stride);
+            score_4(a, rotated, rows, data, 4, scores, b->stride);
+            break;
+        case 3:
+            score_4(a, rotated, rows, data, 3, scores, b->stride);
             break;
         case 2:
             score_channels(a, rotated, rows, data, 2, scores, b->stride);

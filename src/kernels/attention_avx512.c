@@ -85,9 +85,10 @@ INLINE __m512i load_bytes(const void *at)
     return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at));
 }
 
-/* The same for chunks of level 4; q holds the rotated queries. */
+/* The same for chunks of level 4, or 3; q holds the rotated queries. */
 INLINE void score_4(const struct attention *a, const float *const *q, size_t rows,
-                    const struct attention_chunk *c, size_t count, float *scores, size_t stride)
+                    const struct attention_chunk *c, size_t count, uint8_t level, float *scores,
+                    size_t stride)
 {
     __m512 sum[2][ATTENTION_QUERIES];
     for (size_t n = 0; n < count; n++)
@@ -106,7 +107,7 @@ INLINE void score_4(const struct attention *a, const float *const *q, size_t row
     }
     __m512 scale = _mm512_set1_ps(a->scale);
     for (size_t n = 0; n < count; n++) {
-        __m512 scales = load_scales(codec_scales(c[n].data, 4, a->dim));
+        __m512 scales = load_scales(codec_scales(c[n].data, level, a->dim));
         for (size_t r = 0; r < rows; r++)
             _mm512_storeu_ps(scores + r * stride + n * CHUNK_TOKENS,
                              _mm512_mul_ps(_mm512_mul_ps(sum[n][r], scales), scale));
@@ -199,7 +200,7 @@ INLINE void count_rows(uint32_t *received, const float *p, size_t rows, size_t s
 static void scale_values(const struct attention *a, float *p, size_t rows, size_t stride, size_t chunks)
 {
     for (size_t c = 0; c < chunks; c++) {
-        if (!attention_scaled(&a->chunks[c]))
+        if (!attention_scaled(&a->chunks[c], true))
             continue;
         __m512 s = load_scales(codec_scales(a->chunks[c].data, a->chunks[c].level, a->dim) + CHUNK_TOKENS);
         for (size_t r = 0; r < rows; r++) {
@@ -272,7 +273,7 @@ INLINE void add_gathered(__m512 *sum, const float *p, size_t stride, size_t rows
                          size_t dim, uint8_t level, const struct gather *g, size_t d0, size_t tokens)
 {
     const uint8_t *row = codec_values(data, level, dim);
-    const unsigned bits = codec_bits(level);
+    const unsigned bits = codec_bits(codec_part(level, true));
     __m512 step, low;
     load_channels(data, level, dim, d0, &step, &low);
     for (size_t t = 0; t < tokens; t++, row += dim * bits / 8) {
@@ -355,18 +356,19 @@ static void weigh_paper(const struct block *b, size_t rows, size_t d0)
 INLINE void add_rotated(__m512 sum[][2], const float *p, size_t stride, size_t rows, const void *data,
                         size_t dim, uint8_t level, size_t d0, size_t part, size_t tokens)
 {
-    const size_t bytes = dim * level / 8, group = 128 / level;
-    const uint8_t *at = (const uint8_t *)data + CHUNK_TOKENS * bytes + d0 / group * 16;
+    const unsigned bits = codec_bits(codec_part(level, true));
+    const size_t bytes = dim * bits / 8, group = 128 / bits;
+    const uint8_t *at = (const uint8_t *)codec_values(data, level, dim) + d0 / group * 16;
     __m512 step[2], low[2];
-    if (level == 2)
+    if (bits == 2)
         for (size_t i = 0; i < 2; i++)
-            load_channels(data, 2, dim, d0 + 16 * i, &step[i], &low[i]);
+            load_channels(data, level, dim, d0 + 16 * i, &step[i], &low[i]);
     for (size_t t = 0; t < tokens; t++, at += bytes) {
         __m512i codes = load_bytes(at);
         __m512 v[2];
         for (size_t i = 0; i < 2; i++)
-            v[i] = level == 4 ? decode_4(codes, part + i)
-                              : _mm512_fmadd_ps(code_of(codes, 2, part + i), step[i], low[i]);
+            v[i] = bits == 4 ? decode_4(codes, part + i)
+                             : _mm512_fmadd_ps(code_of(codes, 2, part + i), step[i], low[i]);
         for (size_t r = 0; r < rows; r++) {
             __m512 w = _mm512_set1_ps(p[r * stride + t]);
             sum[r][0] = _mm512_fmadd_ps(w, v[0], sum[r][0]);
@@ -388,6 +390,8 @@ INLINE void weigh_rotated(const struct block *b, size_t rows, size_t d0, size_t 
             add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 4, d0, 0, tokens);
         else if (c->level == 2)
             add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 2, d0, part, tokens);
+        else if (c->level == 3)
+            add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 3, d0, part, tokens);
     }
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < 2; i++)
@@ -409,6 +413,8 @@ static void weigh_rotated_rest(const struct block *b, size_t rows, size_t d0)
         const float *p = b->p + t;
         if (c->level == 2)
             add_gathered(sum, p, b->stride, rows, c->data, dim, 2, &two, d0, tokens);
+        else if (c->level == 3)
+            add_gathered(sum, p, b->stride, rows, c->data, dim, 3, &two, d0, tokens);
         const uint8_t *row = codec_values(c->data, 4, dim);
         for (size_t i = 0; c->level == 4 && i < tokens; i++, row += dim / 2) {
             __m512 v = decode_4(gather(&four, row), 0);
@@ -454,7 +460,10 @@ INLINE void score_some(const struct block *b, const float *const *q, const float
         score_chunks(b->a, q, rows, c, count, 8, scores, b->stride);
         break;
     case 4:
-        score_4(b->a, rotated, rows, c, count, scores, b->stride);
+        score_4(b->a, rotated, rows, c, count, 4, scores, b->stride);
+        break;
+    case 3:
+        score_4(b->a, rotated, rows, c, count, 3, scores, b->stride);
         break;
     case 2:
         score_channels(b->a, rotated, rows, c, count, 2, scores, b->stride);

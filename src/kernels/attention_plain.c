@@ -32,7 +32,7 @@ static float key_at(const struct attention_chunk *c, size_t dim, size_t d, size_
     if (c->level == 8)
         return (float)((const int8_t *)c->data)[i];
     unsigned code = codec_key(c->data, c->level, d, t);
-    return codec_by_channel(c->level) ? by_channel(c, dim, false, d, code) : (float)code - CODEC_MID;
+    return codec_by_channel(c->level, false) ? by_channel(c, dim, false, d, code) : (float)code - CODEC_MID;
 }
 
 static float value_at(const struct attention_chunk *c, size_t dim, size_t t, size_t d)
@@ -43,7 +43,7 @@ static float value_at(const struct attention_chunk *c, size_t dim, size_t t, siz
     if (c->level == 8)
         return (float)((const int8_t *)c->data)[i];
     unsigned code = codec_value(c->data, c->level, dim, t, d);
-    return codec_by_channel(c->level) ? by_channel(c, dim, true, d, code) : (float)code - CODEC_MID;
+    return codec_by_channel(c->level, true) ? by_channel(c, dim, true, d, code) : (float)code - CODEC_MID;
 }
 
 static float scale_at(const struct attention *a, size_t t, size_t values)
@@ -75,7 +75,7 @@ static float score(const struct attention *a, const float *q, const float *q_rot
         float s = 0;
         for (size_t d = 0; d < a->dim; d++)
             s = fmaf(x[d], key_at(c, a->dim, d, t % CHUNK_TOKENS), s);
-        if (attention_scaled(c))
+        if (attention_scaled(c, false))
             s *= scale_at(a, t, 0);
         p[t] = s * a->scale;
         top = p[t] > top ? p[t] : top;
@@ -100,7 +100,7 @@ static void attend_one(const struct attention *a, const float *q, uint32_t visib
     for (size_t t = 0; t < visible; t++) {
         if (a->received && unit > 0)
             a->received[t] += attention_units(p[t], unit);
-        if (attention_scaled(&a->chunks[t / CHUNK_TOKENS]))
+        if (attention_scaled(&a->chunks[t / CHUNK_TOKENS], true))
             p[t] *= scale_at(a, t, CHUNK_TOKENS);
     }
     for (size_t d = 0; rotated && d < a->dim; d++)

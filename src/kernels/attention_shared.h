@@ -20,10 +20,11 @@ static inline bool attention_rotated(const struct attention_chunk *c)
     return codec_rotated(c->level);
 }
 
-/* Whether each token has a scale for its K and one for its V. */
-static inline bool attention_scaled(const struct attention_chunk *c)
+/* Whether each token's K, or V, has a scale. */
+static inline bool attention_scaled(const struct attention_chunk *c, bool values)
 {
-    return c->level == 8 || c->level == 4;
+    uint8_t part = codec_part(c->level, values);
+    return part == 8 || part == 4;
 }
 
 /* The first position below `visible` that lies in a rotated chunk, or one at or past it. */

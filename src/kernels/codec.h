@@ -1,7 +1,7 @@
 /* Lowering KV from one level to a smaller one, a head's data of one chunk and layer at a time.
  *
  * A level says how many bits the codes of a value take, and by which codec. 16 and 8 hold K and V as computed
- * (attention.h). 4 and 2 are ours. With CODEC_PAPER added, 4 and 2 are the paper's.
+ * (attention.h). 4, 3 and 2 are ours. With CODEC_PAPER added, 4 and 2 are the paper's.
  *
  * Ours holds K and V rotated: every head vector x is replaced by R x, where R is a normalised Hadamard matrix
  * over blocks of the largest power of two that divides dim. Rotating spreads what sticks out over all
@@ -10,6 +10,7 @@
  *
  *   4         by token: value = (code - 7.5) * scale, scale = max|x| / 7.5, one for a token's K and for its V
  *   2         by channel: value = code * step + low, for each dimension of the chunk's K, and of its V
+ *   3         K as at level 4, V as at level 2: what attention picks by needs more bits than what it sums up
  *   paper's   by channel, not rotated: the same with step and low as two halves each
  *
  * By channel, a dimension's codes go from its least value of the chunk's tokens to its largest: step = (max -
@@ -18,9 +19,9 @@
  * pays 2 bits a value for its halves; level 2 half a bit: a byte holds the codes of a dimension's centre and
  * step, of 4 bits each, in units that all dimensions share:
  *     step = (byte & 15) * step unit, low = ((byte >> 4) - 8) * centre unit - 1.5 * step (fused)
- * Codes are nearest.
+ * Codes are nearest. A K or V that has the code wanted already keeps it.
  *
- * The data of a head, with g = 8 / bits codes in a byte:
+ * The data of a head, with g = 8 / bits codes in a byte (level 3: 2 for K, 4 for V):
  *
  *   K codes   dim / g rows of 16 bytes: byte t of row i holds token t's dimensions i g .. i g + g - 1, the
  *             first in the lowest bits
@@ -29,6 +30,7 @@
  *             the first in the lowest bits
  *   scales    4: K scales [16], V scales [16], halves
  *             2: K centre unit, K step unit, V's two, halves; K bytes [dim], V bytes [dim]
+ *             3: K scales [16], V centre unit, V step unit, halves; V bytes [dim]
  *             paper's: K steps [dim], K lows [dim], V steps [dim], V lows [dim], halves
  *
  * so that a chunk's 16 tokens (K), or 16 neighbouring dimensions (V), are 16 bytes shifted and masked alike.
@@ -57,9 +59,13 @@ struct codec_head {
     size_t dim;     /* a multiple of 8, at most CODEC_DIM */
 };
 
+struct codec_error {
+    double keys, values;
+};
+
 /* In every kernel table:
- *     double codec(const struct codec_head *head);
- * returns the squared error it added over both K and V relative to `from`'s values (sum over values), for
+ *     struct codec_error codec(const struct codec_head *head);
+ * returns the squared error it added to K and to V relative to `from`'s values (sums over values), for
  * choosing levels by measured damage.
  *     void rotate(float *x, size_t dim);
  * rotates x[dim] in place by R: butterflies h = 1, 2, 4, ...: (a + b, a - b), then times
@@ -71,9 +77,15 @@ static inline size_t codec_block(size_t dim) /* of the rotation */
     return dim & (~dim + 1);
 }
 
-static inline unsigned codec_bits(uint8_t level) /* of a code */
+static inline unsigned codec_bits(uint8_t level) /* of a code; at level 3 half of K's and V's together */
 {
     return level & (CODEC_PAPER - 1);
+}
+
+/* The level whose code K has, or V: level 3 is made of two. */
+static inline uint8_t codec_part(uint8_t level, bool values)
+{
+    return level != 3 ? level : values ? 2 : 4;
 }
 
 static inline bool codec_rotated(uint8_t level)
@@ -81,9 +93,9 @@ static inline bool codec_rotated(uint8_t level)
     return level < 8;
 }
 
-static inline bool codec_by_channel(uint8_t level)
+static inline bool codec_by_channel(uint8_t level, bool values)
 {
-    return level == 2 || level & CODEC_PAPER;
+    return codec_part(level, values) == 2 || level & CODEC_PAPER;
 }
 
 #define CODEC_MID 7.5f /* of level 4 */
@@ -91,7 +103,7 @@ static inline bool codec_by_channel(uint8_t level)
 /* Where V begins, and the scales of levels below 16. */
 static inline const void *codec_values(const void *data, uint8_t level, size_t dim)
 {
-    return (const char *)data + CODEC_SLOTS * dim * codec_bits(level) / 8;
+    return (const char *)data + CODEC_SLOTS * dim * codec_bits(codec_part(level, false)) / 8;
 }
 
 static inline const uint16_t *codec_scales(const void *data, uint8_t level, size_t dim)
@@ -100,10 +112,10 @@ static inline const uint16_t *codec_scales(const void *data, uint8_t level, size
                                             2 * CODEC_SLOTS * dim * codec_bits(level) / 8);
 }
 
-/* One code of levels 4 and 2. */
+/* One code of levels 4, 3 and 2. */
 static inline unsigned codec_key(const void *data, uint8_t level, size_t d, size_t t)
 {
-    unsigned bits = codec_bits(level);
+    unsigned bits = codec_bits(codec_part(level, false));
     size_t in_byte = 8u / bits;
     unsigned byte = ((const uint8_t *)data)[d / in_byte * CODEC_SLOTS + t];
     return byte >> d % in_byte * bits & ((1u << bits) - 1);
@@ -111,7 +123,7 @@ static inline unsigned codec_key(const void *data, uint8_t level, size_t d, size
 
 static inline unsigned codec_value(const void *data, uint8_t level, size_t dim, size_t t, size_t d)
 {
-    unsigned bits = codec_bits(level);
+    unsigned bits = codec_bits(codec_part(level, true));
     size_t in_byte = 8u / bits, group = 16 * in_byte, base = d / group * group;
     size_t bytes = (dim - base < group ? dim - base : group) / in_byte;
     const uint8_t *row =
@@ -119,21 +131,31 @@ static inline unsigned codec_value(const void *data, uint8_t level, size_t dim, 
     return (unsigned)row[(d - base) % bytes] >> (d - base) / bytes * bits & ((1u << bits) - 1);
 }
 
+/* Ours by channel: the centre unit and the step unit of K, or of V; *bytes: where its bytes are. */
+static inline const uint16_t *codec_units(const void *data, uint8_t level, size_t dim, bool values,
+                                          const uint8_t **bytes)
+{
+    const uint16_t *scales = codec_scales(data, level, dim);
+    const uint16_t *units = level == 3 ? scales + CODEC_SLOTS : scales + (values ? 2 : 0);
+    *bytes = level == 3 ? (const uint8_t *)(units + 2) : (const uint8_t *)(scales + 4) + (values ? dim : 0);
+    return units;
+}
+
 /* By channel: step and low of dimensions from .. from + count - 1 of K, or of V. */
 static inline void codec_channels(const void *data, uint8_t level, size_t dim, bool values, size_t from,
                                   size_t count, float *restrict step, float *restrict low)
 {
-    const uint16_t *halves = codec_scales(data, level, dim);
-    if (level == 2) {
-        const uint8_t *bytes = (const uint8_t *)(halves + 4) + (values ? dim : 0) + from;
-        float centre_unit = half_to_float(halves[values ? 2 : 0]);
-        float step_unit = half_to_float(halves[values ? 3 : 1]);
+    if (!(level & CODEC_PAPER)) {
+        const uint8_t *bytes;
+        const uint16_t *units = codec_units(data, level, dim, values, &bytes);
+        float centre_unit = half_to_float(units[0]), step_unit = half_to_float(units[1]);
         for (size_t i = 0; i < count; i++) {
-            step[i] = (float)(bytes[i] & 15) * step_unit;
-            low[i] = fmaf(-1.5f, step[i], (float)((bytes[i] >> 4) - 8) * centre_unit);
+            step[i] = (float)(bytes[from + i] & 15) * step_unit;
+            low[i] = fmaf(-1.5f, step[i], (float)((bytes[from + i] >> 4) - 8) * centre_unit);
         }
         return;
     }
+    const uint16_t *halves = codec_scales(data, level, dim);
     halves += (values ? 2 * dim : 0) + from;
     for (size_t i = 0; i < count; i++) {
         step[i] = half_to_float(halves[i]);

@@ -16,7 +16,7 @@ static void narrow16(const float *x, uint16_t *half)
 
 #include "kernels/codec_core.h"
 
-double codec_avx512(const struct codec_head *head)
+struct codec_error codec_avx512(const struct codec_head *head)
 {
     return convert(head);
 }

@@ -4,7 +4,7 @@
  * A head's K, then its V, are brought into the form [dim][16]: a row for a dimension, a lane for a token. All
  * arithmetic is between rows, lane by lane (the least and the largest of a row have no order), so that
  * compilers may use vectors of any length without changing a bit. Sums over dimensions run upwards; the two
- * ranges of 16 lanes are added to the result in double precision, K first, by token. Products and sums are
+ * ranges of 16 lanes are added up in double precision, by token. Products and sums are
  * rounded each by itself. */
 #ifndef LLMS_KERNELS_CODEC_CORE_H
 #define LLMS_KERNELS_CODEC_CORE_H
@@ -38,12 +38,13 @@ static void widen_row(const uint16_t *half, size_t count, float *out)
         widen8(half + i, out + i);
 }
 
-/* From levels 4 and 2. */
+/* From levels 4, 3 and 2. */
 static void load_codes(const struct codec_head *h, float x[][CODEC_SLOTS], bool keys)
 {
     uint8_t level = h->from_level, codes[CODEC_SLOTS];
     float scale[CODEC_SLOTS], step[CODEC_DIM], low[CODEC_DIM];
-    if (codec_by_channel(level))
+    bool by_channel = codec_by_channel(level, !keys);
+    if (by_channel)
         codec_channels(h->from, level, h->dim, !keys, 0, h->dim, step, low);
     else
         widen_row(codec_scales(h->from, level, h->dim) + (keys ? 0 : CODEC_SLOTS), CODEC_SLOTS, scale);
@@ -51,7 +52,7 @@ static void load_codes(const struct codec_head *h, float x[][CODEC_SLOTS], bool 
         LANES(t)
         codes[t] =
             (uint8_t)(keys ? codec_key(h->from, level, d, t) : codec_value(h->from, level, h->dim, t, d));
-        if (codec_by_channel(level))
+        if (by_channel)
             LANES(t) x[d][t] = fmaf((float)codes[t], step[d], low[d]);
         else
             LANES(t) x[d][t] = ((float)codes[t] - CODEC_MID) * scale[t];
@@ -248,17 +249,18 @@ static void write_end_codes(const float *low, const float *high, size_t dim, uin
 static void make_channels(const struct codec_head *h, float x[][CODEC_SLOTS], bool keys,
                           float error[CODEC_SLOTS], uint8_t codes[][CODEC_SLOTS])
 {
-    uint16_t *scales = (uint16_t *)(uintptr_t)codec_scales(h->to, h->to_level, h->dim);
-    const unsigned bits = codec_bits(h->to_level);
+    const unsigned bits = codec_bits(codec_part(h->to_level, !keys));
     const float last = (float)((1u << bits) - 1);
+    const uint8_t *bytes;
+    const uint16_t *units = codec_units(h->to, h->to_level, h->dim, !keys, &bytes);
     float low[CODEC_DIM], high[CODEC_DIM], step[CODEC_DIM], sum[CODEC_SLOTS] = {0};
     for (size_t d = 0; d < h->dim; d++)
         find_ends(x[d], h->tokens, &low[d], &high[d]);
-    if (h->to_level == 2)
-        write_end_codes(low, high, h->dim, scales + (keys ? 0 : 2),
-                        (uint8_t *)(scales + 4) + (keys ? 0 : h->dim));
+    if (h->to_level & CODEC_PAPER)
+        write_ends(low, high, h->dim, bits,
+                   (uint16_t *)(uintptr_t)codec_scales(h->to, h->to_level, h->dim) + (keys ? 0 : 2 * h->dim));
     else
-        write_ends(low, high, h->dim, bits, scales + (keys ? 0 : 2 * h->dim));
+        write_end_codes(low, high, h->dim, (uint16_t *)(uintptr_t)units, (uint8_t *)(uintptr_t)bytes);
     codec_channels(h->to, h->to_level, h->dim, !keys, 0, h->dim, step, low);
     for (size_t d = 0; d < h->dim; d++) {
         float inverse = step[d] > 0 ? 1.0f / step[d] : 0;
@@ -332,7 +334,7 @@ static void encode(const struct codec_head *h, float x[][CODEC_SLOTS], bool keys
             x[d][t] = 0;
     if (codec_rotated(h->from_level) != codec_rotated(h->to_level))
         rotate_lanes(x, h->dim);
-    if (codec_by_channel(h->to_level)) {
+    if (codec_by_channel(h->to_level, !keys)) {
         make_channels(h, x, keys, error, codes);
         return;
     }
@@ -343,6 +345,35 @@ static void encode(const struct codec_head *h, float x[][CODEC_SLOTS], bool keys
     for (size_t t = h->tokens; t < CODEC_SLOTS; t++)
         half[t] = 0;
     memcpy(scales + (keys ? 0 : CODEC_SLOTS), half, sizeof half);
+}
+
+/* Whether K, or V, has the code wanted already. */
+static inline bool is_coded(const struct codec_head *h, bool keys)
+{
+    return h->from_level < 8 && codec_part(h->from_level, !keys) == codec_part(h->to_level, !keys);
+}
+
+/* Then its codes and scales stay what they are. */
+static void keep_codes(const struct codec_head *h, bool keys, float error[CODEC_SLOTS],
+                       uint8_t codes[][CODEC_SLOTS])
+{
+    for (size_t d = 0; d < h->dim; d++)
+        LANES(t)
+    codes[d][t] = (uint8_t)(keys ? codec_key(h->from, h->from_level, d, t)
+                                 : codec_value(h->from, h->from_level, h->dim, t, d));
+    if (codec_by_channel(h->to_level, !keys)) {
+        const uint8_t *from, *to;
+        const uint16_t *units = codec_units(h->from, h->from_level, h->dim, !keys, &from);
+        memcpy((uint16_t *)(uintptr_t)codec_units(h->to, h->to_level, h->dim, !keys, &to), units,
+               2 * sizeof *units);
+        memcpy((uint8_t *)(uintptr_t)to, from, h->dim);
+    } else {
+        size_t first = keys ? 0 : CODEC_SLOTS;
+        const uint16_t *from = codec_scales(h->from, h->from_level, h->dim) + first;
+        uint16_t *to = (uint16_t *)(uintptr_t)codec_scales(h->to, h->to_level, h->dim) + first;
+        LANES(t) to[t] = t < h->tokens ? from[t] : 0;
+    }
+    LANES(t) error[t] = 0;
 }
 
 /* K or V: x comes in as `from` has it. */
@@ -358,26 +389,30 @@ static double lower(const struct codec_head *h, float x[][CODEC_SLOTS], bool key
                 x[d][t] = 0;
         return write_halves(x, h->dim, h->tokens, keys, (uint16_t *)(void *)to);
     }
-    encode(h, x, keys, error, codes);
+    if (is_coded(h, keys))
+        keep_codes(h, keys, error, codes);
+    else
+        encode(h, x, keys, error, codes);
     for (size_t t = h->tokens; t < CODEC_SLOTS; t++)
         for (size_t d = 0; d < h->dim; d++)
             codes[d][t] = 0;
     if (keys)
-        pack_keys(codes, h->dim, codec_bits(level), to);
+        pack_keys(codes, h->dim, codec_bits(codec_part(level, false)), to);
     else
-        pack_values(codes, h->dim, codec_bits(level), to);
+        pack_values(codes, h->dim, codec_bits(codec_part(level, true)), to);
     for (size_t t = 0; t < h->tokens; t++)
         total += error[t];
     return total;
 }
 
-static double convert(const struct codec_head *h)
+static struct codec_error convert(const struct codec_head *h)
 {
     _Alignas(64) float x[CODEC_DIM][CODEC_SLOTS];
     load_keys(h, x);
-    double error = lower(h, x, true);
+    struct codec_error error = {.keys = lower(h, x, true)};
     load_values(h, x);
-    return error + lower(h, x, false);
+    error.values = lower(h, x, false);
+    return error;
 }
 
 #endif

@@ -50,9 +50,9 @@ struct kernels {
                        size_t values); /* exact: an embedding's row */
     void (*attention)(const struct attention *a);
     void (*store)(void *data, uint8_t level, size_t dim, unsigned slot, const float *k,
-                  const float *v);                  /* attention.h */
-    double (*codec)(const struct codec_head *head); /* codec.h */
-    void (*rotate)(float *x, size_t dim);           /* codec.h */
+                  const float *v);                              /* attention.h */
+    struct codec_error (*codec)(const struct codec_head *head); /* codec.h */
+    void (*rotate)(float *x, size_t dim);                       /* codec.h */
     void (*rms_norm)(const float *x, const float *weight, float epsilon, size_t n,
                      float *out);                                             /* out may be x */
     void (*swiglu)(const float *gate, const float *up, size_t n, float *out); /* silu(gate) * up */

@@ -12,7 +12,7 @@ void matmul_plain(const struct matmul *m, size_t row_begin, size_t row_end);
 void dequantize_plain(enum dtype type, const void *row, float *out, size_t values);
 void attention_plain(const struct attention *a);
 void store_plain(void *data, uint8_t level, size_t dim, unsigned slot, const float *k, const float *v);
-double codec_plain(const struct codec_head *head);
+struct codec_error codec_plain(const struct codec_head *head);
 void rms_norm_plain(const float *x, const float *weight, float epsilon, size_t n, float *out);
 void swiglu_plain(const float *gate, const float *up, size_t n, float *out);
 void add_plain(float *x, const float *y, size_t n);
@@ -22,7 +22,7 @@ void matmul_avx2(const struct matmul *m, size_t row_begin, size_t row_end);
 void matmul_avxvnni(const struct matmul *m, size_t row_begin, size_t row_end);
 void attention_avx2(const struct attention *a);
 void store_avx2(void *data, uint8_t level, size_t dim, unsigned slot, const float *k, const float *v);
-double codec_avx2(const struct codec_head *head);
+struct codec_error codec_avx2(const struct codec_head *head);
 void rotate_avx2(float *x, size_t dim);
 void rms_norm_avx2(const float *x, const float *weight, float epsilon, size_t n, float *out);
 void swiglu_avx2(const float *gate, const float *up, size_t n, float *out);
@@ -34,7 +34,7 @@ void matmul_amx(const struct matmul *m, size_t row_begin, size_t row_end);
 void matmul_amx_software(const struct matmul *m, size_t row_begin,
                          size_t row_end); /* for tests: tiles_amx.h */
 void attention_avx512(const struct attention *a);
-double codec_avx512(const struct codec_head *head);
+struct codec_error codec_avx512(const struct codec_head *head);
 void rms_norm_avx512(const float *x, const float *weight, float epsilon, size_t n, float *out);
 void swiglu_avx512(const float *gate, const float *up, size_t n, float *out);
 void add_avx512(float *x, const float *y, size_t n);

@@ -13,7 +13,7 @@ struct kv_chunk *kv_chunk_create(uint32_t position)
         return NULL;
     chunk->references = 1;
     chunk->position = position;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < KV_LEVELS; i++)
         chunk->damage[i] = -1;
     return chunk;
 }

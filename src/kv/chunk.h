@@ -35,8 +35,10 @@ struct kv_chunk {
     uint32_t stored_index;
     uint64_t received, rows;
     uint64_t last_used;
-    uint64_t mark;    /* for walks that must see a shared chunk once */
-    double damage[4]; /* squared error measured when lowered to 16, 8, 4, 2 bits; negative: not known */
+    uint64_t mark;            /* for walks that must see a shared chunk once */
+    double damage[KV_LEVELS]; /* squared error measured when lowered to 16, 8, 4, 3, 2 bits; negative: not
+                                 known */
+    double damage_keys;       /* K's share of that at 4 bits, where it is known */
 };
 
 struct kv_chunk *kv_chunk_create(uint32_t position); /* lost, one reference; NULL: out of memory */

@@ -3,7 +3,7 @@
 bool kv_level_valid(unsigned level)
 {
     unsigned bits = level & ~(unsigned)KV_PAPER;
-    return bits == 4 || bits == 2 || level == 16 || level == 8;
+    return bits == 4 || bits == 2 || level == 16 || level == 8 || level == 3;
 }
 
 size_t kv_head_bytes(const struct kv_geometry *g, uint8_t level)
@@ -13,8 +13,8 @@ size_t kv_head_bytes(const struct kv_geometry *g, uint8_t level)
         return codes;
     if (level & KV_PAPER)
         return codes + 4 * sizeof(uint16_t) * g->dim;
-    return codes +
-           (level == 2 ? 2 * (size_t)g->dim + 4 * sizeof(uint16_t) : 2 * KV_CHUNK_TOKENS * sizeof(uint16_t));
+    size_t by_token = KV_CHUNK_TOKENS * sizeof(uint16_t), by_channel = g->dim + 2 * sizeof(uint16_t);
+    return codes + (level == 2 ? 2 * by_channel : level == 3 ? by_token + by_channel : 2 * by_token);
 }
 
 size_t kv_layer_bytes(const struct kv_geometry *g, uint8_t level)

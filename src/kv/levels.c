@@ -6,14 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-static const uint8_t level_of[4] = {16, 8, 4, 2};
-
-static unsigned index_of(uint8_t level)
-{
-    unsigned bits = kv_level_bits(level);
-    return bits == 16 ? 0 : bits == 8 ? 1 : bits == 4 ? 2 : 3;
-}
-
 static double from_bits(uint64_t bits)
 {
     double value;
@@ -30,8 +22,9 @@ static uint64_t to_bits(double value)
 
 double levels_damage_model(uint8_t bits)
 {
-    static const double model[4] = {0, 8.769e-5, 0.01154, 0.1188}; /* 16 bits: what damage is measured from */
-    return model[index_of(bits)];
+    static const double model[KV_LEVELS] = {0, 8.769e-5, 0.01154, 0.06517,
+                                            0.1188}; /* 16 bits: what damage is measured from */
+    return model[kv_level_index(bits)];
 }
 
 uint64_t levels_budget(double ratio, const struct kv_geometry *g, size_t count)
@@ -43,21 +36,24 @@ uint64_t levels_budget(double ratio, const struct kv_geometry *g, size_t count)
 /* Which levels a chunk may get, as LEVELS_* bits; never none. */
 static unsigned choices(unsigned allowed, const struct levels_chunk *chunk)
 {
-    unsigned now = 1u << index_of(chunk->level), lower = allowed & 15u & ~(now - 1);
+    unsigned now = 1u << kv_level_index(chunk->level), lower = allowed & LEVELS_ALL & ~(now - 1);
     return chunk->keep || !lower ? now : lower;
 }
 
 static uint8_t lowest(unsigned mask)
 {
-    return mask & LEVELS_2 ? 2 : mask & LEVELS_4 ? 4 : mask & LEVELS_8 ? 8 : 16;
+    unsigned index = KV_LEVELS - 1;
+    while (index && !(mask & 1u << index))
+        index--;
+    return kv_level_at(index);
 }
 
 /* The level wanted, or the next one below that may be had, or the lowest. */
 static uint8_t nearest(unsigned mask, uint8_t wanted)
 {
-    for (unsigned i = index_of(wanted); i < 4; i++)
+    for (unsigned i = kv_level_index(wanted); i < KV_LEVELS; i++)
         if (mask & 1u << i)
-            return level_of[i];
+            return kv_level_at(i);
     return lowest(mask);
 }
 
@@ -185,9 +181,9 @@ struct market {
     const struct levels_chunk *chunks;
     size_t count;
     unsigned allowed;
-    uint64_t bytes[4]; /* of a chunk at 16, 8, 4, 2 bits */
-    double floor;      /* least density: what got no attention is still not worth nothing */
-    double scale;      /* measured damage / modelled, over the context */
+    uint64_t bytes[KV_LEVELS]; /* of a chunk at 16, 8, 4, 3, 2 bits */
+    double floor;              /* least density: what got no attention is still not worth nothing */
+    double scale;              /* measured damage / modelled, over the context */
 };
 
 static bool known(double damage)
@@ -198,10 +194,10 @@ static bool known(double damage)
 /* Adds up what was measured and what the model says of the same. */
 static void compare(const struct levels_chunk *chunk, double *measured, double *modelled)
 {
-    for (unsigned i = 1; i < 4; i++)
+    for (unsigned i = 1; i < KV_LEVELS; i++)
         if (known(chunk->damage[i])) {
             *measured += chunk->damage[i];
-            *modelled += levels_damage_model(level_of[i]);
+            *modelled += levels_damage_model(kv_level_at(i));
         }
 }
 
@@ -209,7 +205,7 @@ static void compare(const struct levels_chunk *chunk, double *measured, double *
 static void damages(const struct market *m, const struct levels_chunk *chunk, double *out)
 {
     double measured = 0, modelled = 0, scale = -1;
-    for (unsigned i = 0; i < 4; i++) {
+    for (unsigned i = 0; i < KV_LEVELS; i++) {
         out[i] = chunk->damage[i];
         if (known(out[i]))
             continue;
@@ -217,7 +213,7 @@ static void damages(const struct market *m, const struct levels_chunk *chunk, do
             compare(chunk, &measured, &modelled);
             scale = modelled > 0 ? measured / modelled : m->scale;
         }
-        out[i] = scale * levels_damage_model(level_of[i]);
+        out[i] = scale * levels_damage_model(kv_level_at(i));
     }
 }
 
@@ -231,15 +227,15 @@ static uint8_t pick(const struct market *m, const struct levels_chunk *chunk, do
 {
     unsigned mask = choices(m->allowed, chunk);
     uint8_t best = lowest(mask);
-    if (mask == 1u << index_of(best))
+    if (mask == 1u << kv_level_index(best))
         return best;
-    double damage[4], density = worth(m, chunk);
+    double damage[KV_LEVELS], density = worth(m, chunk);
     damages(m, chunk, damage);
-    double cost = density * damage[index_of(best)] + price * (double)m->bytes[index_of(best)];
-    for (unsigned i = index_of(best); i-- > 0;) {
+    double cost = density * damage[kv_level_index(best)] + price * (double)m->bytes[kv_level_index(best)];
+    for (unsigned i = kv_level_index(best); i-- > 0;) {
         double other = density * damage[i] + price * (double)m->bytes[i];
         if (mask & 1u << i && other < cost) {
-            best = level_of[i];
+            best = kv_level_at(i);
             cost = other;
         }
     }
@@ -250,7 +246,7 @@ static uint64_t bytes_at(const struct market *m, double price)
 {
     uint64_t bytes = 0;
     for (size_t i = 0; i < m->count; i++)
-        bytes += m->bytes[index_of(pick(m, &m->chunks[i], price))];
+        bytes += m->bytes[kv_level_index(pick(m, &m->chunks[i], price))];
     return bytes;
 }
 
@@ -262,8 +258,8 @@ static void fill(const struct market *m, uint64_t left, uint8_t *out)
         size_t best = 0;
         uint8_t best_level = 0;
         for (size_t i = 0; i < m->count; i++) {
-            unsigned mask = choices(m->allowed, &m->chunks[i]), now = index_of(out[i]);
-            double damage[4];
+            unsigned mask = choices(m->allowed, &m->chunks[i]), now = kv_level_index(out[i]);
+            double damage[KV_LEVELS];
             if (!(mask & ((1u << now) - 1)) || m->bytes[now - 1] - m->bytes[now] > left)
                 continue;
             damages(m, &m->chunks[i], damage);
@@ -272,13 +268,13 @@ static void fill(const struct market *m, uint64_t left, uint8_t *out)
                 if (mask & 1u << up && m->bytes[up] - m->bytes[now] <= left && gain > best_gain) {
                     best_gain = gain;
                     best = i;
-                    best_level = level_of[up];
+                    best_level = kv_level_at(up);
                 }
             }
         }
         if (!best_level)
             return;
-        left -= m->bytes[index_of(best_level)] - m->bytes[index_of(out[best])];
+        left -= m->bytes[kv_level_index(best_level)] - m->bytes[kv_level_index(out[best])];
         out[best] = best_level;
     }
 }
@@ -310,13 +306,13 @@ static void choose_damage(struct market *m, uint64_t budget, uint8_t *out)
     uint64_t used = 0;
     for (size_t i = 0; i < m->count; i++) {
         out[i] = pick(m, &m->chunks[i], from_bits(high));
-        used += m->bytes[index_of(out[i])];
+        used += m->bytes[kv_level_index(out[i])];
     }
     if (high == 0 || used > budget)
         return;
     for (size_t i = 0; i < m->count; i++) {
         uint8_t next = pick(m, &m->chunks[i], from_bits(low));
-        uint64_t bytes = used - m->bytes[index_of(out[i])] + m->bytes[index_of(next)];
+        uint64_t bytes = used - m->bytes[kv_level_index(out[i])] + m->bytes[kv_level_index(next)];
         if (next > out[i] && bytes <= budget) {
             out[i] = next;
             used = bytes;
@@ -329,8 +325,8 @@ uint64_t levels_choose(const struct levels_rules *rules, const struct kv_geometr
                        const struct levels_chunk *chunks, size_t count, uint8_t *out)
 {
     struct market market = {.chunks = chunks, .count = count, .allowed = rules->allowed};
-    for (int i = 0; i < 4; i++)
-        market.bytes[i] = kv_chunk_bytes(geometry, levels_tag(rules, level_of[i]));
+    for (unsigned i = 0; i < KV_LEVELS; i++)
+        market.bytes[i] = kv_chunk_bytes(geometry, levels_tag(rules, kv_level_at(i)));
     if (rules->rule == LEVELS_PAPER)
         choose_paper(rules, chunks, count, out);
     else if (rules->rule == LEVELS_DAMAGE)
@@ -338,11 +334,12 @@ uint64_t levels_choose(const struct levels_rules *rules, const struct kv_geometr
     else
         for (size_t i = 0; i < count; i++)
             out[i] = rules->rule == LEVELS_KEEP
-                         ? level_of[index_of(chunks[i].level)]
-                         : nearest(choices(1u << index_of(rules->fixed), &chunks[i]), rules->fixed);
+                         ? kv_level_at(kv_level_index(chunks[i].level))
+                         : nearest(choices(1u << kv_level_index(rules->fixed), &chunks[i]), rules->fixed);
     uint64_t bytes = 0;
     for (size_t i = 0; i < count; i++) {
-        out[i] = index_of(out[i]) == index_of(chunks[i].level) ? chunks[i].level : levels_tag(rules, out[i]);
+        out[i] = kv_level_index(out[i]) == kv_level_index(chunks[i].level) ? chunks[i].level
+                                                                           : levels_tag(rules, out[i]);
         bytes += kv_chunk_bytes(geometry, out[i]);
     }
     return bytes;

@@ -23,19 +23,19 @@ enum levels_rule {
     LEVELS_FIXED,  /* all at the one level of `fixed`, whatever is allowed */
 };
 
-/* Bits of levels_rules.allowed: by the bits of a value, whatever the codec. */
-enum { LEVELS_16 = 1, LEVELS_8 = 2, LEVELS_4 = 4, LEVELS_2 = 8 };
+/* Bits of levels_rules.allowed: by the bits of a value, whatever the codec; 3 is ours alone. */
+enum { LEVELS_16 = 1, LEVELS_8 = 2, LEVELS_4 = 4, LEVELS_3 = 8, LEVELS_2 = 16, LEVELS_ALL = 31 };
 
 struct levels_chunk {
-    double density;   /* Eq. 1, >= 0 */
-    double damage[4]; /* squared error at 16, 8, 4, 2 bits (index 0 .. 3); negative: not known, modelled */
-    uint8_t level;    /* now; the choice is never above it (invariant 5) */
-    uint8_t keep;     /* 1: must not be lowered now (the sink, the newest, a chunk still filling) */
+    double density;           /* Eq. 1, >= 0 */
+    double damage[KV_LEVELS]; /* error at 16, 8, 4, 3, 2 bits (index 0 .. 4); negative: not known, modelled */
+    uint8_t level;            /* now; the choice is never above it (invariant 5) */
+    uint8_t keep;             /* 1: must not be lowered now (the sink, the newest, a chunk still filling) */
 };
 
 struct levels_rules {
     enum levels_rule rule;
-    uint8_t allowed; /* LEVELS_* */
+    uint8_t allowed; /* LEVELS_*; not LEVELS_3 with the paper's codec */
     uint8_t fixed;
     double ratio;  /* (0, 2] */
     uint8_t codec; /* of 4 and 2 bits: 0, ours, or KV_PAPER */
@@ -56,7 +56,7 @@ uint64_t levels_choose(const struct levels_rules *rules, const struct kv_geometr
 uint64_t levels_budget(double ratio, const struct kv_geometry *geometry, size_t count);
 
 /* Squared error of a unit-variance value at a level, where it was not measured: the least that a uniform
- * quantiser of so many bits can have on a normal distribution. */
+ * quantiser of so many bits can have on a normal distribution; at level 3 the mean of 4's and 2's. */
 double levels_damage_model(uint8_t bits);
 
 /* The paper's share a of chunks that get 8 bits (LEVELS_PAPER), for the record and its test: it depends on

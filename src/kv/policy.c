@@ -5,7 +5,7 @@
 
 #define TOLERANT                                                                                             \
     {                                                                                                        \
-        LEVELS_DAMAGE, LEVELS_8 | LEVELS_4 | LEVELS_2, 0, 0.5                                                \
+        LEVELS_DAMAGE, LEVELS_8 | LEVELS_4 | LEVELS_3 | LEVELS_2, 0, 0.5                                     \
     }
 #define AS_WRITTEN                                                                                           \
     {                                                                                                        \

@@ -13,7 +13,7 @@
 static const size_t LARGE = 64 << 10;
 static const uint64_t SPARE_MOST = 13 << 20;
 
-enum { KV_TAGS = 6 }; /* places of index_of */
+enum { KV_TAGS = KV_LEVELS + 2 }; /* places of index_of */
 
 struct spare {
     struct spare *next;
@@ -42,10 +42,9 @@ int kv_pool_create(const struct kv_geometry *geometry, uint64_t budget_bytes, st
 
 static size_t index_of(uint8_t level)
 {
-    unsigned bits = kv_level_bits(level);
     if (level & KV_PAPER)
-        return bits == 4 ? 4 : 5;
-    return bits == 16 ? 0 : bits == 8 ? 1 : bits == 4 ? 2 : 3;
+        return kv_level_bits(level) == 4 ? KV_LEVELS : KV_LEVELS + 1;
+    return kv_level_index(level);
 }
 
 /* The bytes of a level are its own: a spare block of one serves no other. */

@@ -106,7 +106,6 @@ void context_publish(struct service *service, struct context *context)
     struct context_shown shown = {0};
     for (size_t i = 0; i < sequence->chunk_count; i++) {
         uint8_t level = sequence->chunks[i]->level;
-        unsigned bits = kv_level_bits(level);
         if (!level) { /* not in memory */
             shown.stored += sequence->chunks[i]->stored &&
                             sequence->chunks[i]->stored_tokens >= sequence->chunks[i]->tokens;
@@ -114,7 +113,7 @@ void context_publish(struct service *service, struct context *context)
         }
         shown.tokens_resident += sequence->chunks[i]->tokens;
         shown.bytes += kv_chunk_bytes(kv_pool_geometry(service->pool), level);
-        shown.levels[bits == 16 ? 0 : bits == 8 ? 1 : bits == 4 ? 2 : 3]++;
+        shown.levels[kv_level_index(level)]++;
     }
     pthread_mutex_lock(&service->lock);
     context->shown = shown;

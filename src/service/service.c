@@ -68,7 +68,9 @@ static int choose_policy(struct service *service, const struct service_options *
     if (options->kv_levels) {
         p->write_level = options->kv_levels & LEVELS_16 ? 16 : 8;
         p->levels.allowed = options->kv_levels;
-        if (!(options->kv_levels & (LEVELS_4 | LEVELS_2)))
+        if (options->kv_levels & LEVELS_3 && p->levels.codec)
+            return error_set(error, -EINVAL, "policy \"%s\" has no level of 3 bits", p->name);
+        if (!(options->kv_levels & (LEVELS_4 | LEVELS_3 | LEVELS_2)))
             p->levels.rule = LEVELS_KEEP;
     }
     if (options->kv_ratio > 0)
@@ -346,8 +348,9 @@ static void describe(struct service *service, struct context_info *info, uint64_
         info->chunks_level16 = shown->levels[0];
         info->chunks_level8 = shown->levels[1];
         info->chunks_level4 = shown->levels[2];
-        info->chunks_level2 = shown->levels[3];
-        for (int i = 0; i < 4; i++)
+        info->chunks_level3 = shown->levels[3];
+        info->chunks_level2 = shown->levels[4];
+        for (int i = 0; i < KV_LEVELS; i++)
             info->chunks_resident += shown->levels[i];
         info->bytes_resident = shown->bytes;
         info->busy = context->jobs > 0;

@@ -26,9 +26,9 @@ struct service_options {
     const char *policy; /* NULL: the default row of kv/policy.h */
     const char *evict;  /* NULL: the policy's; lctru, lru or cost */
     double kv_ratio;    /* 0: the policy's; of INT8, scales counted: 0.5 is 4 bits a value */
-    uint8_t
-        kv_levels; /* 0: the policy's; 16: all FP16; else bits LEVELS_8, LEVELS_4, LEVELS_2 (kv/levels.h) */
-    bool force_split; /* stress: recompute_share of what could be read is recomputed, not what is planned */
+    uint8_t kv_levels;  /* 0: the policy's; LEVELS_16: all FP16; else LEVELS_8 and LEVELS_4, _3, _2
+                           (kv/levels.h) */
+    bool force_split;   /* stress: recompute_share of what could be read is recomputed, not what is planned */
     double recompute_share;     /* 0 to 1 */
     bool evict_all;             /* stress: everything leaves memory after each call */
     uint64_t evict_random;      /* stress: so does a random part, some of it unsaved, and random parts of what
@@ -60,7 +60,7 @@ struct context_info {
     uint64_t tokens;          /* of the transcript that a next call would stand on */
     uint64_t tokens_resident; /* of them, whose KV is in memory */
     uint64_t chunks_resident; /* of them by level: */
-    uint64_t chunks_level16, chunks_level8, chunks_level4, chunks_level2;
+    uint64_t chunks_level16, chunks_level8, chunks_level4, chunks_level3, chunks_level2;
     uint64_t chunks_stored;  /* on flash and not in memory (not loaded: as many as its files hold) */
     uint64_t chunks_missing; /* neither: to be computed */
     uint64_t bytes_resident;

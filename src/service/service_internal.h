@@ -34,8 +34,8 @@ struct context {
     bool resident;             /* lock: the worker has it in its list */
     struct context_shown {     /* lock: what is told of it; the worker publishes it */
         uint64_t tokens_resident, bytes;
-        uint64_t levels[4]; /* chunks in memory at 16, 8, 4, 2 bits */
-        uint64_t stored;    /* chunks on flash and not in memory */
+        uint64_t levels[KV_LEVELS]; /* chunks in memory at 16, 8, 4, 3, 2 bits */
+        uint64_t stored;            /* chunks on flash and not in memory */
     } shown;
 
     struct context *next_resident; /* worker: the list of those that may hold chunks */

@@ -31,8 +31,8 @@ struct chunk_key {
     uint8_t bytes[16];
 };
 
-/* The levels that chunks can be stored at: 16, 8, 4, 2, and 64 more for the paper's 4 and 2. */
-enum { CHUNK_LEVELS = 6 };
+/* The levels that chunks can be stored at: 16, 8, 4, 3, 2, and 64 more for the paper's 4 and 2. */
+enum { CHUNK_LEVELS = 7 };
 extern const uint8_t chunk_levels[CHUNK_LEVELS];
 
 struct chunk_geometry { /* what the store needs to know of kv/geometry: bytes of one chunk's layer by level */

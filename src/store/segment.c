@@ -8,7 +8,7 @@
 
 static const char magic[8] = "LLMS-KV\n";
 
-enum { VERSION = 2, CHECKSUM_BYTES = 8 };
+enum { VERSION = 3, CHECKSUM_BYTES = 8 };
 
 /* Offsets in the fixed part and in a chunk's entry: docs/FORMATS.md. */
 enum {
@@ -19,6 +19,7 @@ enum {
     AT_COUNT = 32,
     AT_LAYERS = 36,
     AT_LAYER_BYTES = 40,
+    AT_RESERVED = 68,
     ENTRY_RECEIVED = 16,
     ENTRY_ROWS = 24,
     ENTRY_LEVEL = 32,
@@ -56,7 +57,7 @@ static void put64(uint8_t *p, uint64_t value)
     memcpy(p, &value, sizeof value);
 }
 
-const uint8_t chunk_levels[CHUNK_LEVELS] = {16, 8, 4, 2, 64 | 4, 64 | 2};
+const uint8_t chunk_levels[CHUNK_LEVELS] = {16, 8, 4, 3, 2, 64 | 4, 64 | 2};
 
 int chunk_level_index(uint8_t level)
 {
@@ -182,7 +183,8 @@ uint64_t segment_header_bytes(const void *data, uint64_t file_bytes)
     return pad(bytes);
 }
 
-/* Whether the header is one that this program and model wrote, going by its fixed part. */
+/* Whether the header is one that this program and model wrote, going by its fixed part: -ESTALE; or -EBADMSG:
+ * nobody did. */
 static int check_fixed(const uint8_t *p, const struct chunk_geometry *geometry, uint64_t fingerprint)
 {
     if (get32(p + AT_VERSION) != VERSION || get64(p + AT_FINGERPRINT) != fingerprint ||
@@ -191,7 +193,7 @@ static int check_fixed(const uint8_t *p, const struct chunk_geometry *geometry, 
     for (int i = 0; i < CHUNK_LEVELS; i++)
         if (get32(p + AT_LAYER_BYTES + 4 * i) != geometry->layer_bytes[i])
             return -ESTALE;
-    return 0;
+    return get32(p + AT_RESERVED) == 0 ? 0 : -EBADMSG;
 }
 
 static bool parse_entry(const uint8_t *p, struct segment_chunk *chunk)

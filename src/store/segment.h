@@ -6,7 +6,7 @@
 
 enum {
     SEGMENT_ALIGN = 4096,
-    SEGMENT_FIXED_BYTES = 64, /* before the entries of the chunks */
+    SEGMENT_FIXED_BYTES = 72, /* before the entries of the chunks */
     SEGMENT_ENTRY_BYTES = 40, /* of one, before its checksums */
     SEGMENT_MAX_CHUNKS = 1 << 16,
     SEGMENT_MAX_LAYERS = 1024,

@@ -60,8 +60,9 @@ class Regimes(unittest.TestCase):
 
     def test_levels(self):
         bits = {level: self.measure("--level", str(level), "--storage", "10,20", "--recompute", "10,20")["bytes_per_token"]
-                for level in (16, 8, 4, 2)}
+                for level in (16, 8, 4, 3, 2)}
         self.assertTrue(bits[16] > 1.8 * bits[8] > 3 * bits[4] > 5 * bits[2], bits)
+        self.assertTrue(bits[4] > bits[3] > bits[2], bits)
 
     def test_wrong_use(self):
         for options, words in ((["--level", "5"], "--level"), (["--storage", "5"], "--storage"),
@@ -105,7 +106,7 @@ class Chunks(unittest.TestCase):
         self.assertGreater(row["written_tokens"], 0)
 
     def test_wrong_use(self):
-        for options, words in ((["--sizes", "0"], "--sizes"), (["--level", "3"], "--level"),
+        for options, words in ((["--sizes", "0"], "--sizes"), (["--level", "5"], "--level"),
                                (["--budget-contexts", "0.5"], "--budget-contexts")):
             done = run_bench("chunks", "--model", MODEL, *options)
             self.assertEqual((done.returncode, done.stdout), (2, ""))

@@ -219,7 +219,7 @@ class Budget(WithDaemon):
         before = self.json("status")["kv"]
         self.addCleanup(self.out, "budget", str(before["budget_bytes"]))
         self.assertRegex(self.out("budget", "40M"), r"^KV +[\d.]+ MiB of 40\.0 MiB resident, [\d.]+ MiB stored\n"
-                         r"policy +llms, evicts by cost; written at 8 bits, lowered to 8/4/2 \(ratio 0\.5\)\n$")
+                         r"policy +llms, evicts by cost; written at 8 bits, lowered to 8/4/3/2 \(ratio 0\.5\)\n$")
         self.assertEqual(self.json("budget", "1.5G")["budget_bytes"], 3 << 29)
         self.assertIn("of 1536.0 MiB resident", self.out("status"))
         for wrong in ("lots", "", "-1"):
@@ -233,7 +233,7 @@ class Contexts(WithDaemon):
     def test_a_context_from_its_making_to_its_end(self):
         identity = self.new("--name", "Ünïcode ☕", "--system", "Keep notes.")
         listed = self.out("ls").split("\n")
-        self.assertRegex(listed[0], r"^ID +NAME +TURNS +TOKENS +CHUNKS +STORED +16/8/4/2 +MEMORY +USED$")
+        self.assertRegex(listed[0], r"^ID +NAME +TURNS +TOKENS +CHUNKS +STORED +16/8/4/3/2 +MEMORY +USED$")
         row = [line for line in listed if line.startswith(identity)]
         self.assertEqual(len(row), 1)
         self.assertIn("Ünïcode ☕", row[0])

@@ -94,6 +94,7 @@ class Options(Case):
     def test_bad_usage(self):
         for options in (["extra"], ["--nonsense"], ["--model"], ["--model", ""], ["--kv-budget", "lots"],
                         ["--kv-budget=-1"], ["--kv-budget", "1K"], ["--kv-levels", "4"], ["--kv-levels", "12"],
+                        ["--kv-levels", "8,2,4"], ["--kv-levels", "8,5"], ["--kv-levels", "8,4,"],
                         ["--threads", "-1"], ["--threads", "1025"], ["--context-length", "1.5"],
                         ["--contexts-per-app", "x"], ["--queue-limit", "0"], ["--log-level", "loud"],
                         ["--listen", "/tmp/x"], ["--listen", "unix:"], ["--listen", "unix:" + "x" * 108],
@@ -123,6 +124,8 @@ class Options(Case):
     def test_bad_models(self):
         self.assert_fails(1, ["/no/such/model"], "--model", "/no/such/model", "--state-dir", self.path("s"),
                           "--listen", "unix:" + self.path("x"))
+        self.assert_fails(1, ["paper", "3 bits"], "--model", find_model(), "--policy", "paper", "--kv-levels",
+                          "8,4,3", "--state-dir", self.path("s"), "--listen", "unix:" + self.path("x"))
         with open(find_model(), "rb") as file:
             whole = file.read()
         for name, data in (("empty", b""), ("noise", b"no model at all" * 100), ("head", whole[:100000])):

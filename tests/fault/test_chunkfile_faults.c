@@ -305,7 +305,7 @@ static void flipped_bits(void **state)
     struct fixture *f = *state;
     struct image image;
     image_take(f, &image);
-    size_t header = 64 + COUNT * (40 + 8 * CHUNKS_LAYERS) + 8, damaged = 0;
+    size_t header = 72 + COUNT * (40 + 8 * CHUNKS_LAYERS) + 8, damaged = 0;
     for (size_t at = 0; at < image.bytes; at += at < header ? 1 : 97) {
         char bit = (char)(1 << at % 8);
         image.data[at] ^= bit;

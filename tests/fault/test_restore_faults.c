@@ -258,7 +258,7 @@ static void test_operations(void **state)
 static struct service_options lossy(void)
 {
     struct service_options options = small();
-    options.kv_levels = LEVELS_8 | LEVELS_4 | LEVELS_2;
+    options.kv_levels = LEVELS_8 | LEVELS_4 | LEVELS_3 | LEVELS_2;
     options.kv_ratio = 0.4;
     options.kv_budget_bytes = 8 * CHUNK_BYTES;
     return options;

@@ -38,7 +38,7 @@ static void walk(const struct segment_table *table, const struct chunk_geometry 
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
-    struct chunk_geometry geometry = {1, {8192, 4160, 2112, 1296, 3072, 2064}};
+    struct chunk_geometry geometry = {1, {8192, 4160, 2112, 1712, 1296, 3072, 2064}};
     uint64_t file_bytes = 0, fingerprint = 0;
     if (bytes < 2 + SEGMENT_FIXED_BYTES)
         return 0;

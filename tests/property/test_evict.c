@@ -53,10 +53,10 @@ static size_t naive(enum evict_order order, const struct evict_candidate *c, siz
 
 static void random_candidates(struct random *r, struct evict_candidate *c, size_t count)
 {
-    static const uint8_t levels[] = {16, 8, 4, 2};
+    static const uint8_t levels[] = {16, 8, 4, 3, 2};
     uint64_t calls = 1 + random_below(r, NOW);
     for (size_t i = 0; i < count; i++) {
-        uint8_t level = levels[random_below(r, 4)];
+        uint8_t level = levels[random_below(r, sizeof levels)];
         c[i] = (struct evict_candidate){.last_used = NOW - random_below(r, calls),
                                         .bytes = random_below(r, 20) ? level * 1000u : 0,
                                         .reload_s = random_below(r, 3) ? level * 1e-4 : random_unit(r),

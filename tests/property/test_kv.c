@@ -248,10 +248,11 @@ static void store(struct world *w, struct kv_chunk *chunk)
 
 static void lower(struct world *w, struct kv_chunk *chunk)
 {
-    uint8_t level = chunk->level / 2;
+    unsigned index = kv_level_index(chunk->level);
     uint64_t before = kv_pool_resident(w->pool);
-    if (level < 2 || !chunk->tokens)
+    if (!chunk->data || index + 1 == KV_LEVELS || !chunk->tokens)
         return;
+    uint8_t level = kv_level_at(index + 1);
     size_t bytes = kv_chunk_bytes(kv_pool_geometry(w->pool), level);
     void *lowered = mem_calloc(1, bytes);
     if (lowered) {
@@ -380,14 +381,24 @@ static void sizes_are_as_stated(void **state)
     assert_int_equal(kv_chunk_bytes(&llama, 16), 16 * 8 * 2 * 16 * 64 * 2);
     assert_int_equal(kv_chunk_bytes(&llama, 8), 16 * 8 * (2 * 16 * 64 + 2 * 16 * 2));
     assert_int_equal(kv_chunk_bytes(&llama, 4), 16 * 8 * (2 * 16 * 64 / 2 + 2 * 16 * 2));
+    assert_int_equal(kv_chunk_bytes(&llama, 3), 16 * 8 * (16 * 64 / 2 + 16 * 64 / 4 + 16 * 2 + 64 + 2 * 2));
     assert_int_equal(kv_chunk_bytes(&llama, 2), 16 * 8 * (2 * 16 * 64 / 4 + 2 * 64 + 4 * 2));
     assert_int_equal(kv_chunk_bytes(&llama, KV_PAPER | 4), 16 * 8 * (2 * 16 * 64 / 2 + 4 * 64 * 2));
     assert_int_equal(kv_chunk_bytes(&llama, KV_PAPER | 2), 16 * 8 * (2 * 16 * 64 / 4 + 4 * 64 * 2));
     const struct kv_geometry odd = {1, 1, 24}; /* its last 8 bytes fill up to 16 */
     assert_int_equal(kv_chunk_bytes(&odd, 2), 2 * 16 * 24 / 4 + 2 * 24 + 4 * 2 + 8);
     for (unsigned level = 0; level < 300; level++)
-        assert_int_equal(kv_level_valid(level), level == 2 || level == 4 || level == 8 || level == 16 ||
-                                                    level == (KV_PAPER | 2) || level == (KV_PAPER | 4));
+        assert_int_equal(kv_level_valid(level), level == 2 || level == 3 || level == 4 || level == 8 ||
+                                                    level == 16 || level == (KV_PAPER | 2) ||
+                                                    level == (KV_PAPER | 4));
+    for (unsigned i = 0; i < KV_LEVELS; i++) {
+        assert_int_equal(kv_level_at(i), ((const uint8_t[KV_LEVELS]){16, 8, 4, 3, 2})[i]);
+        assert_int_equal(kv_level_index(kv_level_at(i)), i);
+        assert_true(i == 0 ||
+                    kv_chunk_bytes(&llama, kv_level_at(i)) < kv_chunk_bytes(&llama, kv_level_at(i - 1)));
+    }
+    assert_int_equal(kv_level_index(KV_PAPER | 4), 2);
+    assert_int_equal(kv_level_index(KV_PAPER | 2), 4);
     assert_int_equal(kv_chunks_of(0), 0);
     assert_int_equal(kv_chunks_of(1), 1);
     assert_int_equal(kv_chunks_of(16), 1);

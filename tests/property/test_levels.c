@@ -14,11 +14,11 @@
 enum { FEW = 8, MANY = 400 };
 
 static const struct kv_geometry geometry = {4, 2, 64};
-static const uint8_t level_of[4] = {16, 8, 4, 2};
+static const uint8_t level_of[KV_LEVELS] = {16, 8, 4, 3, 2};
 
 static int index_of(uint8_t level)
 {
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < KV_LEVELS; i++)
         if (level_of[i] == level)
             return i;
     fail_msg("level %d", level);
@@ -29,7 +29,7 @@ static int index_of(uint8_t level)
 static unsigned choices(const struct levels_rules *rules, const struct levels_chunk *c)
 {
     unsigned mask = 0;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < KV_LEVELS; i++)
         if (!c->keep && rules->allowed & 1 << i && level_of[i] <= c->level)
             mask |= 1u << i;
     return mask ? mask : 1u << index_of(c->level);
@@ -42,22 +42,24 @@ static double error_of(const struct levels_chunk *c, uint8_t level)
 
 static void random_chunks(struct random *r, struct levels_chunk *chunks, size_t count)
 {
-    static const uint8_t levels[] = {16, 8, 8, 8, 4, 2};
+    static const uint8_t levels[] = {16, 8, 8, 8, 4, 3, 2};
     for (size_t i = 0; i < count; i++) {
         double size = 1 + 99 * random_unit(r), at = 0;
         chunks[i] = (struct levels_chunk){.density = random_unit(r) * random_unit(r) * random_unit(r),
-                                          .level = levels[random_below(r, 6)],
+                                          .level = levels[random_below(r, sizeof levels)],
                                           .keep = random_below(r, 8) == 0};
-        for (int l = 1; l < 4; l++)
-            chunks[i].damage[l] = at += size * random_unit(r) * (l == 1 ? 0.01 : l == 2 ? 0.1 : 1);
-        if (random_below(r, 10) == 0) /* measured with noise: lower is not always worse */
-            chunks[i].damage[2] = chunks[i].damage[3] * 1.1;
+        for (int l = 1; l < KV_LEVELS; l++)
+            chunks[i].damage[l] = at += size * random_unit(r) * (l == 1 ? 0.01 : l == 2 ? 0.1 : 0.6);
+        if (random_below(r, 10) == 0) { /* measured with noise: lower is not always worse */
+            unsigned l = 2 + (unsigned)random_below(r, 2);
+            chunks[i].damage[l] = chunks[i].damage[l + 1] * 1.1;
+        }
     }
 }
 
 static struct levels_rules random_rules(struct random *r)
 {
-    return (struct levels_rules){LEVELS_DAMAGE, (uint8_t)(1 + random_below(r, 15)), 0,
+    return (struct levels_rules){LEVELS_DAMAGE, (uint8_t)(1 + random_below(r, LEVELS_ALL)), 0,
                                  0.2 + 1.9 * random_unit(r) * random_unit(r)};
 }
 
@@ -71,12 +73,16 @@ static struct best search(const struct levels_rules *rules, const struct levels_
                           uint64_t budget)
 {
     struct best best = {INFINITY, 0, UINT64_MAX};
-    for (unsigned long code = 0; code < 1ul << (2 * count); code++) {
+    unsigned long codes = 1;
+    for (size_t i = 0; i < count; i++)
+        codes *= KV_LEVELS;
+    for (unsigned long code = 0; code < codes; code++) {
         double error = 0;
+        unsigned long rest = code;
         uint64_t bytes = 0;
         bool valid = true;
-        for (size_t i = 0; i < count && valid; i++) {
-            unsigned l = code >> (2 * i) & 3;
+        for (size_t i = 0; i < count && valid; i++, rest /= KV_LEVELS) {
+            unsigned l = rest % KV_LEVELS;
             valid = choices(rules, &chunks[i]) & 1u << l;
             error += error_of(&chunks[i], level_of[l]);
             bytes += kv_chunk_bytes(&geometry, level_of[l]);
@@ -97,7 +103,7 @@ static double largest_step(const struct levels_rules *rules, const struct levels
     double largest = 0;
     for (size_t c = 0; c < count; c++) {
         unsigned mask = choices(rules, &chunks[c]);
-        int at = 3;
+        int at = KV_LEVELS - 1;
         while (!(mask & 1u << at))
             at--;
         for (;;) {
@@ -150,7 +156,7 @@ static void damage_is_one_step_from_the_best(void **state)
         constrained++;
         assert_true(bytes <= budget);
         for (size_t i = 0; i < count; i++) /* nothing that fits in what is left would be of use */
-            for (int l = 0; l < 4; l++)
+            for (int l = 0; l < KV_LEVELS; l++)
                 if (choices(&rules, &chunks[i]) & 1u << l &&
                     bytes - kv_chunk_bytes(&geometry, out[i]) + kv_chunk_bytes(&geometry, level_of[l]) <=
                         budget)
@@ -185,7 +191,7 @@ static void many_chunks_keep_the_invariants(void **state)
         for (size_t i = 0; i < count; i++) {
             unsigned mask = choices(&rules, &chunks[i]);
             assert_true(mask & 1u << index_of(out[i]));
-            int l = 3;
+            int l = KV_LEVELS - 1;
             while (!(mask & 1u << l))
                 l--;
             least += kv_chunk_bytes(&geometry, level_of[l]);
@@ -215,7 +221,7 @@ static void density_is_what_counts(void **state)
         uint8_t out[COUNT];
         for (size_t i = 0; i < COUNT; i++)
             chunks[i] =
-                (struct levels_chunk){random_below(&r, 10) ? random_unit(&r) : 0, {0, -1, -1, -1}, 8, 0};
+                (struct levels_chunk){random_below(&r, 10) ? random_unit(&r) : 0, {0, -1, -1, -1, -1}, 8, 0};
         struct levels_rules rules = {round % 2 ? LEVELS_DAMAGE : LEVELS_PAPER, LEVELS_8 | LEVELS_4 | LEVELS_2,
                                      0, 0.3 + 0.6 * random_unit(&r)};
         levels_choose(&rules, &geometry, chunks, COUNT, out);
@@ -237,10 +243,10 @@ static void what_is_not_known_is_modelled(void **state)
 {
     (void)state;
     /* What chunk 0 is known to lose at 4 bits tells what it loses at 2: a thousand times the others. */
-    struct levels_chunk chunks[4] = {{0.1, {0, -1, 11.54, -1}, 8, 0},
-                                     {0.1, {0, 8.769e-5, 0.01154, 0.1188}, 8, 0},
-                                     {0.1, {0, 8.769e-5, -1, 0.1188}, 8, 0},
-                                     {0.1, {0, NAN, 0.01154, -1}, 8, 0}};
+    struct levels_chunk chunks[4] = {{0.1, {0, -1, 11.54, -1, -1}, 8, 0},
+                                     {0.1, {0, 8.769e-5, 0.01154, 0.06517, 0.1188}, 8, 0},
+                                     {0.1, {0, 8.769e-5, -1, 0.06517, 0.1188}, 8, 0},
+                                     {0.1, {0, NAN, 0.01154, -1, -1}, 8, 0}};
     uint8_t out[4];
     struct levels_rules rules = {LEVELS_DAMAGE, LEVELS_8 | LEVELS_4 | LEVELS_2, 0, 0.54};
     levels_choose(&rules, &geometry, chunks, 4, out);
@@ -275,13 +281,16 @@ static double quantiser_error(unsigned bits, double step)
 static void the_model_is_the_best_uniform_quantiser(void **state)
 {
     (void)state;
-    for (int i = 1; i < 4; i++) {
+    for (int i = 1; i < KV_LEVELS; i++) {
+        if (level_of[i] == 3)
+            continue;
         double best = INFINITY;
         for (double step = 0.02; step < 1.4; step *= 1.01)
             best = fmin(best, quantiser_error(level_of[i], step));
         assert_true(fabs(best / levels_damage_model(level_of[i]) - 1) < 0.01);
     }
     assert_true(levels_damage_model(16) == 0);
+    assert_true(fabs(levels_damage_model(3) - (levels_damage_model(4) + levels_damage_model(2)) / 2) < 1e-5);
 }
 
 /* Eq. 3's objective: density weighed by 1 / ratio. */
@@ -304,7 +313,7 @@ static void the_paper_finds_a_minimum(void **state)
         for (size_t i = 0; i < COUNT; i++)
             falling[i] = i ? falling[i - 1] / (1 + (decay - 1) * random_unit(&r)) : 1;
         for (size_t i = 0; i < COUNT; i++)
-            chunks[i] = (struct levels_chunk){falling[(i * 37) % COUNT], {0, -1, -1, -1}, 8, 0};
+            chunks[i] = (struct levels_chunk){falling[(i * 37) % COUNT], {0, -1, -1, -1, -1}, 8, 0};
         struct levels_rules rules = {LEVELS_PAPER, LEVELS_8 | LEVELS_4 | LEVELS_2, 0, 0.5};
         uint8_t out[COUNT];
         levels_choose(&rules, &geometry, chunks, COUNT, out);
@@ -356,17 +365,20 @@ static void the_papers_share_has_known_values(void **state)
 static void keep_and_fixed(void **state)
 {
     (void)state;
-    struct levels_chunk chunks[] = {
-        {1, {0}, 16, 0}, {1, {0}, 8, 0}, {1, {0}, 4, 0}, {1, {0}, 2, 0}, {1, {0}, 8, 1}};
-    uint8_t out[5];
+    struct levels_chunk chunks[] = {{1, {0}, 16, 0}, {1, {0}, 8, 0}, {1, {0}, 4, 0},
+                                    {1, {0}, 3, 0},  {1, {0}, 2, 0}, {1, {0}, 8, 1}};
+    uint8_t out[6];
     struct levels_rules rules = {.rule = LEVELS_KEEP, .ratio = 0.1};
-    levels_choose(&rules, &geometry, chunks, 5, out);
-    assert_memory_equal(out, ((uint8_t[]){16, 8, 4, 2, 8}), 5);
+    levels_choose(&rules, &geometry, chunks, 6, out);
+    assert_memory_equal(out, ((uint8_t[]){16, 8, 4, 3, 2, 8}), 6);
     rules = (struct levels_rules){.rule = LEVELS_FIXED, .fixed = 4};
-    assert_int_equal(levels_choose(&rules, &geometry, chunks, 5, out), 3 * kv_chunk_bytes(&geometry, 4) +
-                                                                           kv_chunk_bytes(&geometry, 2) +
-                                                                           kv_chunk_bytes(&geometry, 8));
-    assert_memory_equal(out, ((uint8_t[]){4, 4, 4, 2, 8}), 5);
+    assert_int_equal(levels_choose(&rules, &geometry, chunks, 6, out),
+                     3 * kv_chunk_bytes(&geometry, 4) + kv_chunk_bytes(&geometry, 3) +
+                         kv_chunk_bytes(&geometry, 2) + kv_chunk_bytes(&geometry, 8));
+    assert_memory_equal(out, ((uint8_t[]){4, 4, 4, 3, 2, 8}), 6);
+    rules.fixed = 3;
+    levels_choose(&rules, &geometry, chunks, 6, out);
+    assert_memory_equal(out, ((uint8_t[]){3, 3, 3, 3, 2, 8}), 6);
     assert_int_equal(levels_choose(&rules, &geometry, chunks, 0, out), 0);
 }
 
@@ -380,12 +392,13 @@ static void a_codec_is_chosen_with_the_rules(void **state)
         enum { COUNT = 40 };
         struct levels_chunk chunks[COUNT];
         uint8_t out[COUNT];
-        struct levels_rules rules = {round % 2 ? LEVELS_DAMAGE : LEVELS_PAPER, LEVELS_8 | LEVELS_4 | LEVELS_2,
-                                     0, 0.3 + 0.7 * random_unit(&r), round % 3 ? KV_PAPER : 0};
+        struct levels_rules rules = {round % 2 ? LEVELS_DAMAGE : LEVELS_PAPER,
+                                     LEVELS_8 | LEVELS_4 | LEVELS_2 | (round % 3 ? 0 : LEVELS_3), 0,
+                                     0.3 + 0.7 * random_unit(&r), round % 3 ? KV_PAPER : 0};
         uint64_t bytes = 0;
         random_chunks(&r, chunks, COUNT);
         for (size_t i = 0; i < COUNT; i++)
-            if (chunks[i].level < 8 && random_below(&r, 2))
+            if ((chunks[i].level == 4 || chunks[i].level == 2) && random_below(&r, 2))
                 chunks[i].level |= KV_PAPER;
         uint64_t said = levels_choose(&rules, &geometry, chunks, COUNT, out);
         for (size_t i = 0; i < COUNT; i++) {

@@ -15,7 +15,7 @@
 #include "base/random.h"
 #include "os/aio.h"
 
-const struct chunk_geometry chunks_geometry = {CHUNKS_LAYERS, {8192, 4160, 2112, 1296, 3072, 2064}};
+const struct chunk_geometry chunks_geometry = {CHUNKS_LAYERS, {8192, 4160, 2112, 1712, 1296, 3072, 2064}};
 
 void chunks_directory_make(char path[64], bool in_memory)
 {
@@ -64,7 +64,7 @@ static size_t slice_bytes(const struct segment_chunk *chunk)
 void chunks_make(const struct chunk_store *store, const char *owner, uint64_t seed,
                  struct segment_chunk *chunks, size_t count)
 {
-    static const uint8_t levels[] = {8, 2, 16, 64 | 4, 4, 64 | 2};
+    static const uint8_t levels[] = {8, 2, 16, 64 | 4, 4, 3, 64 | 2};
     struct random random = {seed};
     struct chunk_key state;
     chunk_key_start(store, owner, &state);

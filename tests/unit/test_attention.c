@@ -44,8 +44,8 @@ static void *room(size_t bytes)
     return p;
 }
 
-static const uint8_t all_levels[] = {16, 8, 4, 2, CODEC_PAPER | 4, CODEC_PAPER | 2};
-enum { LEVELS = sizeof all_levels, ALL = (1 << LEVELS) - 1, ROTATED = 4 | 8 };
+static const uint8_t all_levels[] = {16, 8, 4, 3, 2, CODEC_PAPER | 4, CODEC_PAPER | 2};
+enum { LEVELS = sizeof all_levels, ALL = (1 << LEVELS) - 1, ROTATED = 4 | 8 | 16 };
 
 /* A level of those in `levels`, a bit for each of all_levels. */
 static uint8_t pick(struct random *r, unsigned levels)
@@ -131,19 +131,21 @@ static void run(const struct kernels *kernels, const struct fixture *f, float *o
     }
 }
 
-/* What a code of 4 or 2 bits stands for. */
+/* What a code of level 4, 3 or 2 stands for. */
 static double decoded(const struct fixture *f, const struct attention_chunk *c, size_t slot, size_t d,
                       bool values)
 {
     unsigned code =
         values ? codec_value(c->data, c->level, f->dim, slot, d) : codec_key(c->data, c->level, d, slot);
     const uint16_t *scales = codec_scales(c->data, c->level, f->dim);
-    if (c->level == 4)
+    if (codec_part(c->level, values) == 4)
         return (code - 7.5) * (double)half_to_float(scales[values * CHUNK_TOKENS + slot]);
-    if (c->level == 2) {
-        unsigned byte = ((const uint8_t *)(scales + 4))[values * f->dim + d];
-        double centre = (double)half_to_float(scales[2 * values]) * ((int)(byte >> 4) - 8);
-        return centre + (code - 1.5) * (byte & 15) * (double)half_to_float(scales[2 * values + 1]);
+    if (codec_part(c->level, values) == 2) {
+        const uint16_t *units = c->level == 3 ? scales + CHUNK_TOKENS : scales + 2 * values;
+        const uint8_t *bytes =
+            c->level == 3 ? (const uint8_t *)(units + 2) : (const uint8_t *)(scales + 4) + values * f->dim;
+        double centre = (double)half_to_float(units[0]) * ((int)(bytes[d] >> 4) - 8);
+        return centre + (code - 1.5) * (bytes[d] & 15) * (double)half_to_float(units[1]);
     }
     scales += values * 2 * f->dim + d;
     return code * (double)half_to_float(scales[0]) + (double)half_to_float(scales[f->dim]);
@@ -244,7 +246,7 @@ static void twins_agree(void **state)
         if (!fast)
             continue;
         struct random r = {7};
-        for (int round = 0; round < 120; round++) {
+        for (int round = 0; round < 150; round++) {
             struct fixture f;
             fill(&f, &r, plain, round % 4 ? 1 + (unsigned)random_below(&r, ALL) : ALL);
             size_t bytes = f.queries * f.dim * 4, positions = f.chunks * CHUNK_TOKENS;
@@ -378,6 +380,24 @@ static void density_leaves_out_what_is_no_number(void **state)
     }
 }
 
+/* Makes of slots 11 and on what nobody can want. */
+static void spoil(const struct attention_chunk *c, size_t dim, bool values)
+{
+    uint8_t part = codec_part(c->level, values);
+    uint8_t *bytes =
+        values ? (uint8_t *)(uintptr_t)codec_values(c->data, c->level, dim) : (uint8_t *)(uintptr_t)c->data;
+    uint16_t *scales = (uint16_t *)(uintptr_t)codec_scales(c->data, c->level, dim);
+    for (size_t t = 11; t < CHUNK_TOKENS; t++) {
+        if (part == 8 || part == 4)
+            scales[(values ? CHUNK_TOKENS : 0) + t] = 0x7e00;
+        for (size_t d = 0; part == 16 && d < dim; d++)
+            ((uint16_t *)(void *)bytes)[values ? t * dim + d : d * CHUNK_TOKENS + t] = 0x7e00;
+        size_t row = dim * codec_bits(part) / 8;
+        for (size_t d = 0; codec_by_channel(c->level, values) && d < row; d++) /* any code */
+            bytes[values ? t * row + d : d * CHUNK_TOKENS + t] = 0xff;
+    }
+}
+
 /* Slots past what anyone sees may hold anything. */
 static void unseen_slots_do_not_matter(void **state)
 {
@@ -385,7 +405,7 @@ static void unseen_slots_do_not_matter(void **state)
     struct random r = {59};
     for (int isa = ISA_PLAIN; isa < ISA_COUNT; isa++) {
         const struct kernels *kernels = kernels_get((enum isa)isa);
-        for (int round = 0; kernels && round < 24; round++) {
+        for (int round = 0; kernels && round < 4 * LEVELS; round++) {
             struct fixture f;
             fill(&f, &r, kernels, 1u << round % LEVELS);
             size_t bytes = f.queries * f.dim * 4, seen = f.chunks * CHUNK_TOKENS - 5;
@@ -394,24 +414,8 @@ static void unseen_slots_do_not_matter(void **state)
             f.visible[0] = (uint32_t)seen;
             float *before = room(bytes), *after = room(bytes);
             run(kernels, &f, before, f.queries);
-            struct attention_chunk *c = &f.table[f.chunks - 1];
-            if (codec_by_channel(c->level)) { /* any code */
-                unsigned in_byte = 8 / codec_bits(c->level);
-                uint8_t *values = (uint8_t *)(uintptr_t)codec_values(c->data, c->level, f.dim);
-                for (size_t t = 11; t < CHUNK_TOKENS; t++)
-                    for (size_t d = 0; d < f.dim / in_byte; d++)
-                        ((uint8_t *)(uintptr_t)c->data)[d * CHUNK_TOKENS + t] =
-                            values[t * f.dim / in_byte + d] = 0xff;
-            } else if (c->level < 16) {
-                uint16_t *scales = (uint16_t *)(uintptr_t)codec_scales(c->data, c->level, f.dim);
-                for (size_t t = 11; t < CHUNK_TOKENS; t++)
-                    scales[t] = scales[CHUNK_TOKENS + t] = 0x7e00;
-            } else {
-                uint16_t *halves = (uint16_t *)(uintptr_t)c->data;
-                for (size_t t = 11; t < CHUNK_TOKENS; t++)
-                    for (size_t d = 0; d < f.dim; d++)
-                        halves[d * CHUNK_TOKENS + t] = halves[(CHUNK_TOKENS + t) * f.dim + d] = 0x7e00;
-            }
+            for (int values = 0; values < 2; values++)
+                spoil(&f.table[f.chunks - 1], f.dim, values);
             run(kernels, &f, after, f.queries);
             assert_memory_equal(before, after, bytes);
             mem_free(before);

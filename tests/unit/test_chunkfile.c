@@ -20,6 +20,7 @@
 #include "os/aio.h"
 #include "os/file.h"
 #include "store/chunkfile.h"
+#include "store/segment.h"
 #include "support/chunks.h"
 
 enum { MODEL = 77, COUNT = 9 };
@@ -433,6 +434,44 @@ static void of_another_model(void **state)
     assert_int_equal(chunks_files(f->directory), 0);
 }
 
+/* A header that says what no program of this version writes, its checksum right. */
+static void a_level_that_is_none_is_damage(void **state)
+{
+    struct fixture *f = *state;
+    enum { AT_RESERVED = 68, AT_LEVEL = SEGMENT_FIXED_BYTES + 32 };
+    struct segment_table *table = NULL, *parsed = NULL;
+    assert_int_equal(segment_table_create(&chunks_geometry, MODEL, f->chunks, 1, &table), 0);
+    uint8_t *header = mem_calloc(1, table->header_bytes);
+    assert_non_null(header);
+    for (unsigned level = 0; level < 256; level++)
+        for (uint8_t reserved = 0; reserved < 2; reserved++) {
+            f->chunks[0].level = (uint8_t)level;
+            bool exists = chunk_level_index((uint8_t)level) >= 0, valid = exists && reserved == 0;
+            struct segment_table *of = NULL;
+            if (exists)
+                assert_int_equal(segment_table_create(&chunks_geometry, MODEL, f->chunks, 1, &of), 0);
+            segment_format(of ? of : table, &chunks_geometry, header);
+            header[AT_LEVEL] = (uint8_t)level;
+            header[AT_RESERVED] = reserved;
+            uint32_t bytes;
+            memcpy(&bytes, header + 12, sizeof bytes);
+            uint64_t checksum = segment_header_checksum(header, bytes - 8);
+            memcpy(header + bytes - 8, &checksum, sizeof checksum);
+            uint64_t size = of ? of->file_bytes : table->file_bytes;
+            assert_int_equal(
+                segment_parse(header, table->header_bytes, size, &chunks_geometry, MODEL, &parsed),
+                valid ? 0 : -EBADMSG);
+            assert_int_equal(parsed != NULL, valid);
+            mem_free(parsed);
+            mem_free(of);
+            parsed = NULL;
+        }
+    assert_int_equal(chunk_level_index(3), 3);
+    assert_int_equal(chunk_level_index(64 | 3), -1);
+    mem_free(header);
+    mem_free(table);
+}
+
 static void refuses(void **state)
 {
     struct fixture *f = *state;
@@ -443,7 +482,7 @@ static void refuses(void **state)
         assert_int_equal(segment_write(f->store, names[i], f->chunks, 1, &segment, &error), -EINVAL);
     assert_int_equal(segment_write(f->store, "a", f->chunks, 0, &segment, &error), -EINVAL);
     struct segment_chunk bad = f->chunks[0];
-    bad.level = 3;
+    bad.level = 5;
     assert_int_equal(segment_write(f->store, "a", &bad, 1, &segment, &error), -EINVAL);
     bad = f->chunks[0];
     for (int tokens = 0; tokens <= 17; tokens += 17) {
@@ -562,6 +601,7 @@ int main(void)
         CASE(cleans_up_at_start),
         CASE(of_another_model),
         CASE(refuses),
+        CASE(a_level_that_is_none_is_damage),
         cmocka_unit_test_setup_teardown(many, setup_in_memory, teardown),
         cmocka_unit_test(bulk_hash),
     };

@@ -31,6 +31,7 @@ static float normal(struct random *r)
 static size_t head_bytes(uint8_t level, size_t dim)
 {
     size_t scales = level == 16           ? 0
+                    : level == 3          ? 2 * CODEC_SLOTS + 4 + dim
                     : level == 2          ? 8 + 2 * dim
                     : level & CODEC_PAPER ? 8 * dim
                                           : 4 * CODEC_SLOTS;
@@ -43,11 +44,13 @@ static double step_of(const void *data, uint8_t level, size_t dim, size_t t, siz
 {
     const uint16_t *scales = codec_scales(data, level, dim);
     double step = half_to_float(scales[values * CODEC_SLOTS + t]);
-    *first = level == 4 ? -7.5 * step : 0;
-    if (level == 2) {
-        unsigned byte = ((const uint8_t *)(scales + 4))[values * dim + d];
-        step = (byte & 15) * (double)half_to_float(scales[2 * values + 1]);
-        *first = ((int)(byte >> 4) - 8) * (double)half_to_float(scales[2 * values]) - 1.5 * step;
+    *first = codec_part(level, values) == 4 ? -7.5 * step : 0;
+    if (codec_part(level, values) == 2) {
+        const uint16_t *units = level == 3 ? scales + CODEC_SLOTS : scales + 2 * values;
+        unsigned byte = level == 3 ? ((const uint8_t *)(units + 2))[d]
+                                   : ((const uint8_t *)(scales + 4))[values * dim + d];
+        step = (byte & 15) * (double)half_to_float(units[1]);
+        *first = ((int)(byte >> 4) - 8) * (double)half_to_float(units[0]) - 1.5 * step;
     } else if (level & CODEC_PAPER) {
         step = half_to_float(scales[2 * values * dim + d]);
         *first = half_to_float(scales[(2 * values + 1) * dim + d]);
@@ -131,7 +134,8 @@ static double lower(const struct kernels *kernels, const struct block *from, uin
                               .tokens = (uint8_t)tokens,
                               .dim = dim};
     memset(to, 0xa5, sizeof *to);
-    return kernels->codec(&head);
+    struct codec_error error = kernels->codec(&head);
+    return error.keys + error.values;
 }
 
 enum { PAPER_4 = CODEC_PAPER | 4, PAPER_2 = CODEC_PAPER | 2 };
@@ -141,6 +145,10 @@ static const uint8_t steps[][2] = {{16, 8},
                                    {8, 4},
                                    {8, 2},
                                    {4, 2},
+                                   {16, 3},
+                                   {8, 3},
+                                   {4, 3},
+                                   {3, 2},
                                    {8, 16},
                                    {16, 16},
                                    {16, PAPER_4},
@@ -162,6 +170,8 @@ static void levels_cost_what_they_should(void **state)
     } cases[] = {{16, 8, 5e-5},         {16, 4, 0.0125},
                  {8, 4, 0.0125},        {16, 2, 0.14},
                  {8, 2, 0.14},          {4, 2, 0.14},
+                 {16, 3, 0.0765},       {8, 3, 0.0765},
+                 {4, 3, 0.07},          {3, 2, 0.07},
                  {16, PAPER_4, 0.0055}, {8, PAPER_4, 0.0055},
                  {16, PAPER_2, 0.125},  {PAPER_4, PAPER_2, 0.125}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
@@ -171,9 +181,9 @@ static void levels_cost_what_they_should(void **state)
             for (int round = 0; round < 40; round++) {
                 struct block source, from, to;
                 double one;
-                fill(&source, codec_bits(cases[i].from) == 4 ? 16 : cases[i].from, dim, CODEC_SLOTS, 1, &r);
+                fill(&source, codec_bits(cases[i].from) < 8 ? 16 : cases[i].from, dim, CODEC_SLOTS, 1, &r);
                 from = source;
-                if (codec_bits(cases[i].from) == 4)
+                if (codec_bits(cases[i].from) < 8)
                     lower(best, &source, 16, &from, cases[i].from, dim, CODEC_SLOTS);
                 lower(best, &from, cases[i].from, &to, cases[i].to, dim, CODEC_SLOTS);
                 error += difference(&from, cases[i].from, &to, cases[i].to, dim, CODEC_SLOTS, &one);
@@ -198,9 +208,9 @@ static void reported_error_is_the_error(void **state)
             unsigned tokens = round % 3 ? CODEC_SLOTS : 1 + (unsigned)random_below(&r, CODEC_SLOTS);
             struct block source, from, to;
             double power;
-            fill(&source, codec_bits(step[0]) == 4 ? 8 : step[0], dim, tokens, 3, &r);
+            fill(&source, codec_bits(step[0]) < 8 ? 8 : step[0], dim, tokens, 3, &r);
             from = source;
-            if (codec_bits(step[0]) == 4)
+            if (codec_bits(step[0]) < 8)
                 lower(kernels, &source, 8, &from, step[0], dim, tokens);
             double said = lower(kernels, &from, step[0], &to, step[1], dim, tokens);
             double is = difference(&from, step[0], &to, step[1], dim, tokens, &power);
@@ -213,27 +223,28 @@ static void reported_error_is_the_error(void **state)
 static void codes_are_nearest(void **state)
 {
     (void)state;
-    static const uint8_t levels[] = {4, 2, PAPER_4, PAPER_2};
+    static const uint8_t levels[] = {4, 3, 2, PAPER_4, PAPER_2};
     struct random r = {29};
-    for (int round = 0; round < 80; round++) {
-        uint8_t level = levels[round % 4];
+    for (int round = 0; round < 100; round++) {
+        uint8_t level = levels[round % 5];
         size_t dim = 8 * (1 + random_below(&r, CODEC_DIM / 8));
         struct block from, to;
         fill(&from, 16, dim, CODEC_SLOTS, 1, &r);
         lower(kernels_best(), &from, 16, &to, level, dim, CODEC_SLOTS);
         for (size_t t = 0; t < CODEC_SLOTS; t++)
             for (int values = 0; values < 2; values++) {
+                const uint8_t part = codec_part(level, values);
                 double x[CODEC_DIM], y[CODEC_DIM], first;
                 plain_values(from.bytes, 16, dim, t, values, x);
                 rotate_by_definition(x, dim, y);
                 for (size_t d = 0; d < dim; d++) {
                     double wanted = codec_rotated(level) ? y[d] : x[d];
                     double step = step_of(to.bytes, level, dim, t, d, values, &first);
-                    double last = first + step * ((1 << codec_bits(level)) - 1);
+                    double last = first + step * ((1 << codec_bits(part)) - 1);
                     double e = fabs(stored(to.bytes, level, dim, t, d, values) - wanted);
                     double outside = wanted < first ? first - wanted : wanted > last ? wanted - last : 0;
                     assert_true(e <= step * 0.5001 + outside + 1e-6);
-                    assert_true(level == 2 || outside <= 0.01 * step);
+                    assert_true(part == 2 || outside <= 0.01 * step);
                 }
             }
     }
@@ -256,6 +267,43 @@ static void channels_reach_their_ends(void **state)
                 seen |= 1u << codec_key(to.bytes, level, d, t);
             assert_true(level == 2 ? (seen & 3) && (seen & 12) : (seen & 9) == 9);
         }
+    }
+}
+
+/* Level 3 is level 4's K and level 2's V, wherever it comes from; a K or V that has the code wanted keeps it.
+ */
+static void three_is_made_of_four_and_two(void **state)
+{
+    (void)state;
+    static const uint8_t sources[] = {16, 8, 4};
+    struct random r = {67};
+    for (int round = 0; round < 60; round++) {
+        uint8_t level = sources[round % 3];
+        size_t dim = 8 * (1 + random_below(&r, CODEC_DIM / 8)), keys = CODEC_SLOTS * dim / 2,
+               values = CODEC_SLOTS * dim / 4;
+        unsigned tokens = round % 5 ? CODEC_SLOTS : 1 + (unsigned)random_below(&r, CODEC_SLOTS);
+        struct block first, from, four, three, two, again;
+        fill(&first, level == 16 ? 16 : 8, dim, tokens, powf(10, (float)(round % 9) - 5), &r);
+        from = first;
+        if (level == 4)
+            lower(kernels_best(), &first, 8, &from, 4, dim, tokens);
+        four = from;
+        if (level != 4)
+            lower(kernels_best(), &from, level, &four, 4, dim, tokens);
+        lower(kernels_best(), &from, level, &three, 3, dim, tokens);
+        lower(kernels_best(), &from, level, &two, 2, dim, tokens);
+        const uint16_t *fours = codec_scales(four.bytes, 4, dim), *threes = codec_scales(three.bytes, 3, dim),
+                       *twos = codec_scales(two.bytes, 2, dim);
+        assert_memory_equal(three.bytes, four.bytes, keys);
+        assert_memory_equal(threes, fours, CODEC_SLOTS * sizeof *fours);
+        assert_memory_equal(codec_values(three.bytes, 3, dim), codec_values(two.bytes, 2, dim), values);
+        assert_memory_equal(threes + CODEC_SLOTS, twos + 2, 2 * sizeof *twos);
+        assert_memory_equal(threes + CODEC_SLOTS + 2, (const uint8_t *)(twos + 4) + dim, dim);
+        lower(kernels_best(), &three, 3, &again, 2, dim, tokens);
+        assert_memory_equal(codec_values(again.bytes, 2, dim), codec_values(two.bytes, 2, dim), values);
+        assert_memory_equal(codec_scales(again.bytes, 2, dim) + 2, twos + 2, 2 * sizeof *twos);
+        assert_memory_equal((const uint8_t *)(codec_scales(again.bytes, 2, dim) + 4) + dim,
+                            (const uint8_t *)(twos + 4) + dim, dim);
     }
 }
 
@@ -294,10 +342,10 @@ static void twins_agree(void **state)
             size_t dim = 8 * (1 + random_below(&r, CODEC_DIM / 8));
             unsigned tokens = round % 3 ? CODEC_SLOTS : 1 + (unsigned)random_below(&r, CODEC_SLOTS);
             struct block source, from, a, b;
-            fill(&source, codec_bits(step[0]) == 4 ? 16 : step[0], dim, tokens,
+            fill(&source, codec_bits(step[0]) < 8 ? 16 : step[0], dim, tokens,
                  powf(10, (float)(round % 11) - 6), &r);
             from = source;
-            if (codec_bits(step[0]) == 4)
+            if (codec_bits(step[0]) < 8)
                 lower(plain, &source, 16, &from, step[0], dim, tokens);
             double said = lower(plain, &from, step[0], &a, step[1], dim, tokens);
             double says = lower(fast, &from, step[0], &b, step[1], dim, tokens);
@@ -315,7 +363,7 @@ static void unused_slots_do_not_matter(void **state)
     struct random r = {41};
     for (int round = 0; round < 80; round++) {
         const uint8_t *step = steps[round % STEPS];
-        if (codec_bits(step[0]) == 4)
+        if (codec_bits(step[0]) < 8)
             continue;
         size_t dim = 8 * (1 + random_below(&r, CODEC_DIM / 8));
         unsigned tokens = 1 + (unsigned)random_below(&r, CODEC_SLOTS - 1);
@@ -343,9 +391,11 @@ static void unused_slots_do_not_matter(void **state)
                 assert_int_equal(codec_key(a.bytes, step[1], d, t), 0);
                 assert_int_equal(codec_value(a.bytes, step[1], dim, t, d), 0);
             }
-        for (unsigned t = tokens; t < CODEC_SLOTS && (step[1] == 8 || step[1] == 4); t++) {
-            assert_int_equal(codec_scales(a.bytes, step[1], dim)[t], 0);
-            assert_int_equal(codec_scales(a.bytes, step[1], dim)[CODEC_SLOTS + t], 0);
+        for (unsigned t = tokens; t < CODEC_SLOTS; t++) {
+            if (step[1] == 8 || step[1] == 4 || step[1] == 3)
+                assert_int_equal(codec_scales(a.bytes, step[1], dim)[t], 0);
+            if (step[1] == 8 || step[1] == 4)
+                assert_int_equal(codec_scales(a.bytes, step[1], dim)[CODEC_SLOTS + t], 0);
         }
         for (size_t i = head_bytes(step[1], dim); i < sizeof a.bytes; i++)
             assert_int_equal(a.bytes[i], 0xa5);
@@ -409,6 +459,7 @@ int main(void)
         cmocka_unit_test(reported_error_is_the_error),
         cmocka_unit_test(codes_are_nearest),
         cmocka_unit_test(channels_reach_their_ends),
+        cmocka_unit_test(three_is_made_of_four_and_two),
         cmocka_unit_test(lowering_to_8_is_storing_at_8),
         cmocka_unit_test(twins_agree),
         cmocka_unit_test(unused_slots_do_not_matter),

@@ -13,6 +13,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "engine/engine.h"
+#include "engine/lowering.h"
 
 enum { TOKENS = 150 };
 
@@ -68,7 +69,7 @@ static void forward_all(struct run *run, const int32_t *tokens, size_t most, str
                                            .count = n,
                                            .logits = run->logits + at * run->vocabulary};
         assert_int_equal(engine_forward(run->engine, &batch, &error), 0);
-        run->sequence.tokens = at += n;
+        kv_sequence_advance(&run->sequence, at += n);
     }
 }
 
@@ -235,12 +236,60 @@ static void model_is_described(void **state)
     finish(&run);
 }
 
+/* Every level a chunk may get is measured once, and what is told of level 3 without measuring it is what
+ * measuring would have told. */
+static void damage_is_that_of_lowering(void **state)
+{
+    (void)state;
+    static const uint8_t allowed[] = {LEVELS_8 | LEVELS_4 | LEVELS_3 | LEVELS_2,
+                                      LEVELS_8 | LEVELS_3 | LEVELS_2, LEVELS_8 | LEVELS_4 | LEVELS_2,
+                                      LEVELS_8 | LEVELS_4 | LEVELS_3};
+    struct random r = {3};
+    struct run kept, lowered;
+    int32_t tokens[TOKENS];
+    start(&kept, models[0], 2, 8);
+    draw_tokens(tokens, 3, kept.vocabulary);
+    forward_all(&kept, tokens, TOKENS, &r);
+    size_t bytes = kv_chunk_bytes(kv_pool_geometry(kept.pool), 8), last = kv_chunks_of(TOKENS) - 2;
+    void *room = mem_aligned(64, bytes);
+    assert_non_null(room);
+    for (size_t i = 0; i < sizeof allowed; i++) {
+        const struct levels_rules rules = {LEVELS_DAMAGE, allowed[i], 0, 0.4};
+        start(&lowered, models[0], 2, 8);
+        forward_all(&lowered, tokens, TOKENS, &r);
+        const struct lowering lowering = {lowered.engine, lowered.pool, &rules, 8, room};
+        unsigned steps = 0, changed = 0;
+        while (lowering_step(&lowering, &lowered.sequence))
+            steps++;
+        for (size_t c = 1; c < last; c++) {
+            const struct kv_chunk *chunk = lowered.sequence.chunks[c], *from = kept.sequence.chunks[c];
+            assert_true(allowed[i] >> kv_level_index(chunk->level) & 1);
+            changed += chunk->level != 8;
+            for (unsigned k = 2; k < KV_LEVELS; k++) {
+                struct engine_damage is =
+                    engine_lower(kept.engine, from->data, 8, from->tokens, room, kv_level_at(k));
+                if (allowed[i] >> k & 1)
+                    assert_true(chunk->damage[k] == is.keys + is.values && is.keys > 0 && is.values > 0);
+                else
+                    assert_true(chunk->damage[k] < 0);
+            }
+        }
+        assert_true(changed > 3);
+        assert_int_equal(steps,
+                         2 * (last - 1) + changed); /* two levels measured a chunk, each lowered once */
+        finish(&lowered);
+    }
+    mem_free(room);
+    finish(&kept);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(batches_and_threads_do_not_matter), cmocka_unit_test(instruction_sets_agree),
         cmocka_unit_test(recomputed_chunks_are_the_same),    cmocka_unit_test(bad_batches_are_refused),
         cmocka_unit_test(opening_survives_memory_faults),    cmocka_unit_test(model_is_described),
+        cmocka_unit_test(damage_is_that_of_lowering),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,7 +27,8 @@ static void rows_are_consistent(void **state)
         if (p->levels.rule == LEVELS_FIXED)
             assert_true(kv_level_valid(p->levels.fixed) && p->levels.fixed < p->write_level);
         if (p->levels.rule == LEVELS_DAMAGE || p->levels.rule == LEVELS_PAPER)
-            assert_true(p->levels.allowed && p->levels.allowed < 16);
+            assert_true(p->levels.allowed && p->levels.allowed <= LEVELS_ALL);
+        assert_false(p->levels.codec && p->levels.allowed & LEVELS_3); /* not in the paper's codec */
     }
     assert_string_equal(all[0].name, "llms");
 }
@@ -45,7 +46,7 @@ static uint8_t settled(const char *name)
 {
     const struct kv_policy *p = kv_policy_find(name);
     struct kv_geometry geometry = {4, 2, 64};
-    struct levels_chunk chunk = {0.1, {-1, -1, -1, -1}, p->write_level, 0};
+    struct levels_chunk chunk = {0.1, {-1, -1, -1, -1, -1}, p->write_level, 0};
     uint8_t level;
     levels_choose(&p->levels, &geometry, &chunk, 1, &level);
     assert_int_equal(level, levels_tag(&p->levels, kv_level_bits(level)));
