@@ -21,8 +21,10 @@ struct spare {
 
 struct kv_pool {
     struct kv_geometry geometry;
-    struct spare *spares[KV_TAGS];
-    uint64_t spare_bytes;
+    struct spares {
+        struct spare *first;
+        size_t each, count; /* bytes of a block, blocks */
+    } spares[KV_TAGS];
     _Atomic uint64_t resident; /* bytes claimed and not given back */
     _Atomic uint64_t budget;   /* bytes */
     void (*release)(void *argument, void *stored);
@@ -47,40 +49,62 @@ static size_t index_of(uint8_t level)
     return kv_level_index(level);
 }
 
+static struct spare *pop(struct spares *spares)
+{
+    struct spare *block = spares->first;
+    if (!block)
+        return NULL;
+    spares->first = block->next;
+    spares->count--;
+    return block;
+}
+
 /* The bytes of a level are its own: a spare block of one serves no other. */
 static void *take(struct kv_pool *pool, uint8_t level)
 {
-    size_t bytes = kv_chunk_bytes(&pool->geometry, level);
-    struct spare **list = &pool->spares[index_of(level)], *block = *list;
-    if (!block)
-        return mem_aligned(64, bytes);
-    *list = block->next;
-    pool->spare_bytes -= bytes;
-    return block;
+    struct spare *block = pop(&pool->spares[index_of(level)]);
+    return block ? block : mem_aligned(64, kv_chunk_bytes(&pool->geometry, level));
+}
+
+/* Makes room for one more spare block by giving up such as the level that has most of them has, so that what
+ * one time left in plenty (8 bits, after a long prompt was lowered) does not keep out what is needed again
+ * and again. False: the block's own level has most. */
+static bool spare_room(struct kv_pool *pool, const struct spares *own, size_t bytes)
+{
+    for (;;) {
+        struct spares *most = NULL;
+        uint64_t all = 0;
+        for (struct spares *s = pool->spares; s < pool->spares + KV_TAGS; s++) {
+            all += s->count * s->each;
+            most = !most || s->count * s->each > most->count * most->each ? s : most;
+        }
+        if (all + bytes <= SPARE_MOST)
+            return true;
+        if (most == own || !most->count)
+            return false;
+        mem_free(pop(most));
+    }
 }
 
 static void give(struct kv_pool *pool, void *data, uint8_t level)
 {
-    size_t bytes = kv_chunk_bytes(&pool->geometry, level);
+    struct spares *spares = &pool->spares[index_of(level)];
     struct spare *block = data;
-    if (bytes < LARGE || pool->spare_bytes + bytes > SPARE_MOST) {
+    spares->each = kv_chunk_bytes(&pool->geometry, level);
+    if (spares->each < LARGE || !spare_room(pool, spares, spares->each)) {
         mem_free(data);
         return;
     }
-    block->next = pool->spares[index_of(level)];
-    pool->spares[index_of(level)] = block;
-    pool->spare_bytes += bytes;
+    block->next = spares->first;
+    spares->first = block;
+    spares->count++;
 }
 
 static void free_spares(struct kv_pool *pool)
 {
     for (size_t i = 0; i < KV_TAGS; i++)
-        for (struct spare *next, *block = pool->spares[i]; block; block = next) {
-            next = block->next;
+        for (struct spare *block; (block = pop(&pool->spares[i]));)
             mem_free(block);
-        }
-    memset(pool->spares, 0, sizeof pool->spares);
-    pool->spare_bytes = 0;
 }
 
 void kv_pool_destroy(struct kv_pool *pool)
