@@ -16,7 +16,7 @@ enum { PIECE_BYTES = 1 << 20, AHEAD_BYTES = 4096, ROUNDS = 3, ROWS = 32, COLUMNS
 static const size_t PROBE_BYTES = (size_t)640 << 20, LARGE_PAGE = (size_t)2 << 20;
 static const uint64_t PRODUCTS_NS = 20000000;
 
-typedef uint64_t line __attribute__((vector_size(64)));
+typedef uint64_t line __attribute__((vector_size(16)));
 
 struct reading {
     const unsigned char *data;
@@ -29,20 +29,20 @@ static void read_piece(void *argument, unsigned piece, unsigned thread)
     struct reading *r = argument;
     size_t begin = (size_t)piece * PIECE_BYTES;
     size_t end = begin + PIECE_BYTES < r->bytes ? begin + PIECE_BYTES : r->bytes;
-    line sum[2] = {{0}};
+    line sum[4] = {{0}};
     uint64_t all = 0;
     (void)thread;
-    for (size_t at = begin; at + 2 * sizeof(line) <= end; at += 2 * sizeof(line)) {
-        line next[2];
+    for (size_t at = begin; at + 2 * sizeof sum <= end; at += 2 * sizeof sum) {
         __builtin_prefetch(r->data + at + AHEAD_BYTES);
-        __builtin_prefetch(r->data + at + AHEAD_BYTES + sizeof(line));
-        memcpy(next, r->data + at, sizeof next);
-        sum[0] ^= next[0];
-        sum[1] ^= next[1];
+        __builtin_prefetch(r->data + at + AHEAD_BYTES + sizeof sum);
+        for (size_t i = 0; i < 8; i++) {
+            line next;
+            memcpy(&next, r->data + at + i * sizeof next, sizeof next);
+            sum[i % 4] ^= next;
+        }
     }
-    sum[0] ^= sum[1];
-    for (int i = 0; i < 8; i++)
-        all ^= sum[0][i];
+    sum[0] ^= sum[1] ^ sum[2] ^ sum[3];
+    all = sum[0][0] ^ sum[0][1];
     atomic_fetch_xor(&r->seen, all);
 }
 

@@ -49,6 +49,14 @@ static unsigned pieces_of(size_t count, size_t each)
     return (unsigned)((count + each - 1) / each);
 }
 
+/* Output rows a piece of a product with m. For one token a piece is measured in bytes to be read, so that the
+ * last ones end together: 64 rows of a wide matrix would be a twentieth of it. */
+static size_t piece_rows(const struct matrix *m, size_t tokens)
+{
+    size_t rows = TOKEN_PIECE_BYTES / dtype_row_bytes(m->type, m->columns) / ROWS_STEP * ROWS_STEP;
+    return tokens > 1 || rows > MATMUL_ROWS ? MATMUL_ROWS : rows < ROWS_STEP ? ROWS_STEP : rows;
+}
+
 static unsigned char *packed_row(const struct engine *e, enum pack pack, size_t columns, size_t token)
 {
     return e->packed[pack] + token * kernels_packed_bytes(pack, columns);
@@ -71,13 +79,14 @@ static void product_piece(void *argument, unsigned piece, unsigned thread)
     const struct engine *e = p->pass->engine;
     for (size_t i = 0; i < p->part_count; i++) {
         const struct matrix *m = p->parts[i].matrix;
-        unsigned pieces = pieces_of(m->rows, MATMUL_ROWS);
+        size_t rows = piece_rows(m, p->tokens);
+        unsigned pieces = pieces_of(m->rows, rows);
         if (piece >= pieces) {
             piece -= pieces;
             continue;
         }
-        size_t begin = (size_t)piece * MATMUL_ROWS;
-        size_t end = begin + MATMUL_ROWS < m->rows ? begin + MATMUL_ROWS : m->rows;
+        size_t begin = (size_t)piece * rows;
+        size_t end = begin + rows < m->rows ? begin + rows : m->rows;
         const struct matmul args = {
             .type = m->type,
             .weights = m->data,
@@ -95,10 +104,10 @@ static void product_piece(void *argument, unsigned piece, unsigned thread)
 static void run_product(struct product *p)
 {
     unsigned pieces = 0;
-    for (size_t i = 0; i < p->part_count; i++)
-        pieces += pieces_of(p->parts[i].matrix->rows, MATMUL_ROWS);
     p->first = p->pass->first;
     p->tokens = p->pass->count - p->first;
+    for (size_t i = 0; i < p->part_count; i++)
+        pieces += pieces_of(p->parts[i].matrix->rows, piece_rows(p->parts[i].matrix, p->tokens));
     workers_run(p->pass->engine->workers, product_piece, p, pieces);
 }
 
@@ -320,13 +329,20 @@ static void count_rows(const struct pass *p)
 
 /* ---- feed-forward ---- */
 
+/* Hidden rows a piece. */
+static size_t ffn_rows(const struct pass *p)
+{
+    size_t rows = piece_rows(&p->layer->gate, p->count - p->first);
+    return rows < FFN_ROWS ? rows : FFN_ROWS;
+}
+
 static void ffn_piece(void *argument, unsigned piece, unsigned thread)
 {
     const struct pass *p = argument;
     const struct engine *e = p->engine;
     const struct thread_scratch *s = &e->scratch[thread];
-    size_t hidden = e->weights.hidden, begin = (size_t)piece * FFN_ROWS;
-    size_t end = begin + FFN_ROWS < hidden ? begin + FFN_ROWS : hidden;
+    size_t hidden = e->weights.hidden, rows = ffn_rows(p), begin = (size_t)piece * rows;
+    size_t end = begin + rows < hidden ? begin + rows : hidden;
     const struct matrix *parts[] = {&p->layer->gate, &p->layer->up};
     float *outs[] = {s->gate, s->up};
     for (size_t i = 0; i < 2; i++) {
@@ -382,7 +398,7 @@ static void run_layer(struct pass *p, size_t wanted)
     pack_rows(p, e->q, q, &l->o);
     run_product(&(struct product){p, {{&l->o, e->delta + p->first * w->width, w->width}}, 1, 0, 0});
     norm_rows(p, l->ffn_norm, true, 1u << l->gate.pack | 1u << l->up.pack);
-    workers_run(e->workers, ffn_piece, p, pieces_of(w->hidden, FFN_ROWS));
+    workers_run(e->workers, ffn_piece, p, pieces_of(w->hidden, ffn_rows(p)));
     pack_rows(p, e->hidden, w->hidden, &l->down);
     run_product(&(struct product){p, {{&l->down, e->delta + p->first * w->width, w->width}}, 1, 0, 0});
     if (!p->lone)

@@ -32,11 +32,11 @@ struct few {
 
 /* Fetches the next `bytes` of what lies ahead; and from where that was put when its turn came, the second
  * cache, what the rows will need soon: of every other row (odd: 0 or 1), or of all (odd: -1). */
-ALWAYS_INLINE uintptr_t prefetch(uintptr_t ahead, size_t bytes, const struct rows *r, size_t at, int odd)
+ALWAYS_INLINE uintptr_t prefetch(uintptr_t ahead, size_t bytes, const struct rows *r, int odd)
 {
     UNROLL_FOR (line, ((int)bytes + 63) / 64)
         _mm_prefetch((const char *)(ahead + 64 * (uintptr_t)line), _MM_HINT_T0);
-    size_t near = at + NEAR_BYTES + (odd > 0 ? r->one : 0);
+    size_t near = NEAR_BYTES + (odd > 0 ? r->one : 0);
     UNROLL_FOR (i, ROWS)
         if (odd < 0 || i % 2 == 0)
             _mm_prefetch((const char *)((uintptr_t)row_at(r, i) + near), _MM_HINT_T0);
@@ -50,12 +50,32 @@ ALWAYS_INLINE __m512i four_codes(const struct few_token *x, size_t at)
     return _mm512_set1_epi32(four);
 }
 
+/* Adds `vectors` code vectors' products, and fetches so many lines from `ahead` on between them: spread over
+ * the work, since the processor keeps few lines waiting for memory, and what comes on top of those holds up
+ * all reading. The compiler would gather them. */
 ALWAYS_INLINE __m512i dots(__m512i sum, const __m512i *code, int vectors, const struct few_token *x,
-                           size_t at)
+                           size_t at, uintptr_t ahead, int lines)
 {
-    UNROLL_FOR (c, vectors)
+    UNROLL_FOR (c, vectors) {
         sum = _mm512_dpbusd_epi32(sum, code[c], four_codes(x, at + 4 * (size_t)c));
+        UNROLL_FOR (line, lines)
+            if (line % vectors == c)
+                PREFETCH_AFTER(sum, ahead + 64 * (uintptr_t)line);
+    }
     return sum;
+}
+
+/* Of a step's lines, those that part `part` of `parts` fetches: how many, and from where on. */
+ALWAYS_INLINE int lines_of(size_t bytes, int part, int parts)
+{
+    int lines = ((int)bytes + 63) / 64;
+    return lines * (part + 1) / parts - lines * part / parts;
+}
+
+ALWAYS_INLINE uintptr_t lines_at(uintptr_t ahead, size_t bytes, int part, int parts)
+{
+    int lines = ((int)bytes + 63) / 64;
+    return ahead + 64 * (uintptr_t)(lines * part / parts);
 }
 
 ALWAYS_INLINE void product_32(enum dtype type, size_t bytes, int offset, int tokens, const struct few *f)
@@ -68,14 +88,14 @@ ALWAYS_INLINE void product_32(enum dtype type, size_t bytes, int offset, int tok
     for (size_t b = 0; b < f->blocks; b++, rows_advance(&r, bytes)) {
         __m512i code[8];
         __m512 scale, minimum;
-        ahead = prefetch(ahead, ROWS * bytes, &r, 0, bytes > 32 ? -1 : (int)(b % 2));
+        ahead = prefetch(ahead, ROWS * bytes, &r, bytes > 32 ? -1 : (int)(b % 2));
         unpack_32(type, &r, 0, code, &scale, &minimum);
         UNROLL_FOR (t, tokens) {
             const struct few_token *x = &f->x[t];
             int codes = ((const int *)x->sums)[b];
             __m512 da = _mm512_set1_ps(x->scales[b]);
             __m512i dot = _mm512_set1_epi32(-offset * codes);
-            dot = dots(dot, code, 8, x, 32 * b);
+            dot = dots(dot, code, 8, x, 32 * b, 0, 0);
             sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(scale, da), sum[t]);
             if (!offset)
                 sum[t] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x->scales[b] * (float)codes), sum[t]);
@@ -113,15 +133,17 @@ ALWAYS_INLINE void product_q45(bool five, int tokens, const struct few *f)
             __m512i a = byte_of(p.factor[g / 2], g % 2 * 2), c = byte_of(p.factor[g / 2], g % 2 * 2 + 1);
             UNROLL_FOR (t, tokens) {
                 size_t at = 256 * b + 64 * (size_t)g;
-                __m512i dot = dots(_mm512_setzero_si512(), low, 8, &f->x[t], at);
+                __m512i dot = dots(_mm512_setzero_si512(), low, 8, &f->x[t], at, ahead,
+                                   t ? 0 : lines_of(ROWS * bytes / 4, 0, 2));
                 total[t] = _mm512_add_epi32(total[t], _mm512_mullo_epi32(dot, a));
-                dot = dots(_mm512_setzero_si512(), high, 8, &f->x[t], at + 32);
+                dot = dots(_mm512_setzero_si512(), high, 8, &f->x[t], at + 32,
+                           lines_at(ahead, ROWS * bytes / 4, 1, 2), t ? 0 : lines_of(ROWS * bytes / 4, 1, 2));
                 total[t] = _mm512_add_epi32(total[t], _mm512_mullo_epi32(dot, c));
             }
             if (five)
                 UNROLL_FOR (c8, 8)
                     fifths[c8] = _mm512_srli_epi32(fifths[c8], 2);
-            ahead = prefetch(ahead, ROWS * bytes / 4, &r, bytes / 4 * (size_t)g, five ? -1 : g % 2);
+            ahead += ROWS * bytes / 4;
         }
         UNROLL_FOR (t, tokens) {
             __m512 da = _mm512_set1_ps(f->x[t].scales[b]);
@@ -139,14 +161,17 @@ ALWAYS_INLINE void product_q45(bool five, int tokens, const struct few *f)
         _mm512_storeu_ps(f->sums + t * ROWS, sum[t]);
 }
 
-/* Adds 32 columns of Q6_K at column `at`, whose two scales are bytes j and j + 1. */
+/* Adds 32 columns of Q6_K at column `at`, whose two scales are bytes j and j + 1. Fetches the half-th half of
+ * `bytes` bytes. */
 ALWAYS_INLINE __m512i add_q6(__m512i total, const __m512i code[8], __m512i scales, int j,
-                             const struct few_token *x, size_t at)
+                             const struct few_token *x, size_t at, uintptr_t ahead, size_t bytes, int half)
 {
     const short *sums = (const short *)x->sums + at / 16;
-    __m512i dot = dots(_mm512_set1_epi32(-32 * sums[0]), code, 4, x, at);
+    __m512i dot = dots(_mm512_set1_epi32(-32 * sums[0]), code, 4, x, at, lines_at(ahead, bytes, 2 * half, 4),
+                       lines_of(bytes, 2 * half, 4));
     total = _mm512_add_epi32(total, _mm512_mullo_epi32(dot, signed_byte_of(scales, j)));
-    dot = dots(_mm512_set1_epi32(-32 * sums[1]), code + 4, 4, x, at + 16);
+    dot = dots(_mm512_set1_epi32(-32 * sums[1]), code + 4, 4, x, at + 16,
+               lines_at(ahead, bytes, 2 * half + 1, 4), lines_of(bytes, 2 * half + 1, 4));
     return _mm512_add_epi32(total, _mm512_mullo_epi32(dot, signed_byte_of(scales, j + 1)));
 }
 
@@ -165,15 +190,17 @@ ALWAYS_INLINE void product_q6(size_t bytes, int tokens, const struct few *f)
             total[t] = _mm512_setzero_si512();
         UNROLL_FOR (i, 4) {
             int half = i / 2, pair = i % 2;
-            ahead = prefetch(ahead, ROWS * bytes / 4, &r, bytes / 4 * (size_t)i, -1);
             if (pair == 0)
                 load_32(&r, 128 + 32 * (size_t)half, upper);
             unpack_q6(&r, 0, half, pair, upper, first, second);
             UNROLL_FOR (t, tokens) {
                 size_t at = 256 * b + 128 * (size_t)half + 32 * (size_t)pair;
-                total[t] = add_q6(total[t], first, scales[2 * half], 2 * pair, &f->x[t], at);
-                total[t] = add_q6(total[t], second, scales[2 * half + 1], 2 * pair, &f->x[t], at + 64);
+                size_t now = t ? 0 : ROWS * bytes / 4;
+                total[t] = add_q6(total[t], first, scales[2 * half], 2 * pair, &f->x[t], at, ahead, now, 0);
+                total[t] = add_q6(total[t], second, scales[2 * half + 1], 2 * pair, &f->x[t], at + 64, ahead,
+                                  now, 1);
             }
+            ahead += ROWS * bytes / 4;
         }
         UNROLL_FOR (t, tokens) {
             __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(f->x[t].scales[b]));

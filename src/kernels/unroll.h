@@ -18,4 +18,9 @@
  * order, which takes more registers than there are. */
 #define IN_ORDER(vector) __asm__("" : "+x"(vector))
 
+/* Fetches the line at an address (only an address: it may lie outside what is mapped) where a sum stands in
+ * the program (x86). */
+#define PREFETCH_AFTER(vector, address)                                                                      \
+    __asm__ volatile("prefetcht0 %1" : "+v"(vector) : "m"(*(const char *)(address)))
+
 #endif
