@@ -271,14 +271,11 @@ static int run_rows(struct bench *bench, const char *path)
     return code;
 }
 
-static int measure(struct bench *bench, struct error *error)
+static int measure_in(void *argument, const char *directory, struct error *error)
 {
-    char *directory = NULL;
+    struct bench *bench = argument;
     struct buffer path = {0};
-    int code = storage_directory(bench->directory ? bench->directory : ".", &directory, error);
-    if (code < 0)
-        return code;
-    code = buffer_printf(&path, "%s/slices", directory);
+    int code = buffer_printf(&path, "%s/slices", directory);
     if (code == 0)
         code = write_file(path.data, bench->file_bytes);
     aio_set_limit(bench->limit_mb_s * 1000000);
@@ -287,9 +284,7 @@ static int measure(struct bench *bench, struct error *error)
     aio_set_limit(0);
     if (code < 0)
         error_set(error, code, "%s: %s", directory, strerror(-code));
-    (void)storage_remove(directory);
     buffer_deinit(&path);
-    free(directory);
     return code;
 }
 
@@ -321,7 +316,7 @@ static int run_command(struct bench *bench, bool json)
     if (code == 0)
         code = take_trace(bench, &error);
     if (code == 0)
-        code = measure(bench, &error);
+        code = storage_within(bench->directory ? bench->directory : ".", measure_in, bench, &error);
     if (code == 0 && tell(bench, json) < 0)
         code = error_set(&error, -EIO, "the results cannot be written");
     trace_deinit(&bench->trace);

@@ -10,6 +10,7 @@
 
 #include "base/array.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "base/random.h"
 #include "os/aio.h"
@@ -123,7 +124,8 @@ int storage_measure(const char *directory, uint64_t bytes, struct storage *out, 
 
 /* ---- directories ---- */
 
-int storage_directory(const char *parent, char **path, struct error *error)
+/* *path is the caller's to free. */
+static int make_directory(const char *parent, char **path, struct error *error)
 {
     struct buffer name = {0};
     char *full = NULL;
@@ -155,4 +157,26 @@ int storage_remove(const char *path)
 {
     int code = os_list(path, remove_entry, (void *)(uintptr_t)path);
     return code < 0 ? code : os_remove_directory(path);
+}
+
+int storage_within(const char *parent, int (*run)(void *argument, const char *directory, struct error *error),
+                   void *argument, struct error *error)
+{
+    char *directory = NULL;
+    int code = make_directory(parent, &directory, error);
+    if (code < 0)
+        return code;
+    code = run(argument, directory, error);
+    int removed = storage_remove(directory);
+    if (removed < 0)
+        log_warning("%s: not removed: %s", directory, strerror(-removed));
+    free(directory);
+    return code;
+}
+
+const char *storage_words(const struct storage *storage)
+{
+    return storage->memory   ? "in memory: not a disk's figures"
+           : storage->direct ? "read past the page cache"
+                             : "through the page cache (direct reads are refused)";
 }

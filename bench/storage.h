@@ -20,10 +20,14 @@ int storage_measure(const char *directory, uint64_t bytes, struct storage *out, 
 /* Reads a file once from its beginning, likewise; nothing is written. 0 or a negative errno value. */
 int storage_measure_file(const char *path, struct storage *out);
 
-/* Makes a new directory PARENT/llms-bench-XXXXXX, PARENT too where it is missing; *path is the caller's to
- * mem_free. */
-int storage_directory(const char *parent, char **path, struct error *error);
+/* How it was read, in words. */
+const char *storage_words(const struct storage *storage);
+
 /* Removes a directory with all that is in it, as far as that goes. */
 int storage_remove(const char *path);
+/* Runs `run` with a new directory PARENT/llms-bench-XXXXXX (parent too is made where it is missing), which is
+ * removed afterwards. Returns what run does. */
+int storage_within(const char *parent, int (*run)(void *argument, const char *directory, struct error *error),
+                   void *argument, struct error *error);
 
 #endif

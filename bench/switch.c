@@ -12,22 +12,20 @@
 #include "base/memory.h"
 #include "base/parse.h"
 #include "bench.h"
-#include "kv/policy.h"
 #include "os/aio.h"
+#include "policies.h"
 #include "storage.h"
 #include "switch.h"
 
-enum { NAMES_MAX = 16, CALLS_MAX = 100000, CONTEXTS_MAX = 4096 };
+enum { CALLS_MAX = 100000, CONTEXTS_MAX = 4096 };
 static const uint64_t STORAGE_BYTES = (uint64_t)256 << 20, MEGABYTE = 1000000, MIB = 1 << 20;
 
 struct bench {
     struct switch_options options;
-    const char *policies, *directory, *peer, *ratio; /* as given */
+    const char *policy_names, *directory, *peer, *ratio; /* as given */
     struct bench_list splits;
     uint64_t limit_mb_s;
-    char *policy_text; /* a copy that is cut into names */
-    const char *names[NAMES_MAX];
-    size_t name_count;
+    struct policies policies;
     struct switch_run *runs; /* by policy: as planned, then the splits */
     size_t run_count;
     struct storage storage, unlimited;
@@ -328,10 +326,7 @@ static void print_text(struct bench *bench)
         options->contexts, options->tokens, gather(bench, &bench->runs[0], SWITCH_AWAY, FIELD_PROMPT).median,
         (double)options->budget_bytes / 1e6, bench->runs[0].threads);
     printf("storage: %.0f MB/s (%.0f without limit), %s\n\n", bench->storage.bytes_per_s / 1e6,
-           bench->unlimited.bytes_per_s / 1e6,
-           bench->storage.memory   ? "in memory: not a disk's figures"
-           : bench->storage.direct ? "read past the page cache"
-                                   : "through the page cache (direct reads are refused)");
+           bench->unlimited.bytes_per_s / 1e6, storage_words(&bench->storage));
     printf("%-32s %9s %9s %9s %9s %9s %9s %7s %9s %9s %9s %8s %7s %7s %7s\n", "ms to first token", "resident",
            "p95", "switch", "p95", "min", "max", "ratio", "stall", "plan", "bound", "MB read",
            "chunks:", "loaded", "recomp.");
@@ -366,17 +361,17 @@ static int run_all(struct bench *bench, struct error *error)
 {
     size_t each = 1 + bench->splits.count;
     int code = 0;
-    bench->run_count = bench->name_count * each;
+    bench->run_count = bench->policies.count * each;
     bench->runs = mem_calloc(bench->run_count, sizeof *bench->runs);
     if (!bench->runs) {
         bench->run_count = 0;
         return error_set(error, -ENOMEM, "out of memory");
     }
     for (size_t i = 0; i < bench->run_count; i++) {
-        bench->runs[i].policy = bench->names[i / each];
+        bench->runs[i].policy = bench->policies.names[i / each];
         bench->runs[i].split = i % each ? (int)bench->splits.values[i % each - 1] : -1;
     }
-    for (size_t i = 0; i < bench->name_count && !switch_interrupted; i++)
+    for (size_t i = 0; i < bench->policies.count && !switch_interrupted; i++)
         switch_run(&bench->options, &bench->runs[i * each], each);
     const struct switch_run *good = NULL;
     for (size_t i = 0; i < bench->run_count && !good; i += each)
@@ -393,21 +388,14 @@ static int run_all(struct bench *bench, struct error *error)
     return code;
 }
 
-static int measure(struct bench *bench, struct error *error)
+static int measure_in(void *argument, const char *directory, struct error *error)
 {
-    char *directory = NULL;
-    int code = storage_directory(bench->directory ? bench->directory : ".", &directory, error);
-    if (code < 0)
-        return code;
+    struct bench *bench = argument;
     bench->options.directory = directory;
-    code = measure_storage(bench, error);
+    int code = measure_storage(bench, error);
     if (code == 0)
         code = run_all(bench, error);
-    int removed = storage_remove(directory);
-    if (removed < 0)
-        log_warning("%s: not removed: %s", directory, strerror(-removed));
     bench->options.directory = NULL;
-    free(directory);
     return code;
 }
 
@@ -417,30 +405,6 @@ static void interrupt(int number)
     switch_interrupted = 1;
 }
 
-/* Cuts --policy into names. BENCH_GO or the exit status. */
-static int take_policies(struct bench *bench)
-{
-    size_t count = 0;
-    if (!bench->policies) {
-        bench->names[bench->name_count++] = kv_policy_list(&count)->name;
-        return BENCH_GO;
-    }
-    bench->policy_text = mem_strdup(bench->policies);
-    char *rest = NULL;
-    for (char *name = bench->policy_text ? strtok_r(bench->policy_text, ",", &rest) : NULL; name;
-         name = strtok_r(NULL, ",", &rest)) {
-        if (!kv_policy_find(name))
-            return bench_misuse("switch", "--policy: there is no policy '%s'", name);
-        for (size_t i = 0; i < bench->name_count; i++)
-            if (strcmp(bench->names[i], name) == 0)
-                return bench_misuse("switch", "--policy: '%s' is there twice", name);
-        if (bench->name_count == NAMES_MAX)
-            return bench_misuse("switch", "--policy: at most %d", NAMES_MAX);
-        bench->names[bench->name_count++] = name;
-    }
-    return bench->name_count ? BENCH_GO : bench_misuse("switch", "--policy: no name is given");
-}
-
 static int check(struct bench *bench)
 {
     double *ratio = &bench->options.kv_ratio;
@@ -448,7 +412,7 @@ static int check(struct bench *bench)
         return bench_misuse("switch", "--budget SIZE is missing (see llms-bench switch --help)");
     if (bench->ratio && (parse_double(bench->ratio, 0, 1, ratio) < 0 || *ratio <= 0))
         return bench_misuse("switch", "--kv-ratio: '%s' is not a number above 0, up to 1", bench->ratio);
-    return take_policies(bench);
+    return policies_take("switch", bench->policy_names, &bench->policies);
 }
 
 static int run_command(struct bench *bench, bool json)
@@ -460,7 +424,7 @@ static int run_command(struct bench *bench, bool json)
     sigaction(SIGTERM, &action, NULL);
     signal(SIGPIPE, SIG_IGN); /* a peer that dies is an error like others */
     log_set_level(LOG_LEVEL_WARNING);
-    int code = measure(bench, &error);
+    int code = storage_within(bench->directory ? bench->directory : ".", measure_in, bench, &error);
     if (code == 0 && json && print_json(bench) < 0)
         code = error_set(&error, -EIO, "the results cannot be written");
     else if (code == 0 && !json)
@@ -484,7 +448,7 @@ int bench_switch(int argc, char **argv)
         {"contexts", BENCH_NUMBER, &o->contexts, "N", "contexts, of four apps (default 8)", 2, CONTEXTS_MAX},
         {"tokens", BENCH_NUMBER, &o->tokens, "T", "that each is filled to (default 1500)", 64, 1 << 20},
         {"budget", BENCH_SIZE, &o->budget_bytes, "SIZE", "KV memory for all of them"},
-        {"policy", BENCH_TEXT, &bench.policies, "P[,P..]", "one run each (default: the service's)"},
+        {"policy", BENCH_TEXT, &bench.policy_names, "P[,P..]", "one run each (default: the service's)"},
         {"new", BENCH_NUMBER, &o->delta, "N", "prompt tokens a call, the template's among them (default 16)",
          1, 1 << 16},
         {"calls", BENCH_NUMBER, &o->calls, "N", "switches, and as many resident calls (default 40)", 1,
@@ -518,6 +482,5 @@ int bench_switch(int argc, char **argv)
         status = check(&bench);
     if (status == BENCH_GO)
         status = run_command(&bench, json);
-    mem_free(bench.policy_text);
     return status;
 }

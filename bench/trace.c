@@ -12,28 +12,25 @@
 #include "base/memory.h"
 #include "base/parse.h"
 #include "bench.h"
-#include "kv/policy.h"
 #include "kv_shape.h"
 #include "os/aio.h"
+#include "policies.h"
 #include "stats.h"
 #include "storage.h"
 #include "trace.h"
 #include "trace_replay.h"
 
-enum { NAMES_MAX = 16 };
 static const uint64_t MEGABYTE = 1000000, MIB = 1 << 20, STORAGE_BYTES = 64 << 20;
 
 struct bench {
     struct replay_options options;
     struct trace trace;
-    const char *pattern, *policies, *directory, *save, *load, *scale, *hours, *ratio, *measure, *share,
+    const char *pattern, *policy_names, *directory, *save, *load, *scale, *hours, *ratio, *measure, *share,
         *peer; /* as given */
     uint64_t contexts, length, interval, seed, limit_mb_s, repeats;
     double contexts_worth; /* the budget in full contexts at 8 bits; 0: in bytes */
     bool dry;
-    char *policy_text;
-    const char *names[NAMES_MAX];
-    size_t name_count;
+    struct policies policies;
     struct replay_run *runs; /* repeats of the first policy, of the second, ... */
     size_t run_count;
     struct storage storage;
@@ -255,10 +252,7 @@ static void print_text(const struct bench *bench)
            (double)bench->options.budget_bytes / 1e6, rules->seed, bench->runs[0].call_count,
            bench->trace.count);
     printf("storage: %.0f MB/s%s, %s\n\n", bench->storage.bytes_per_s / 1e6,
-           bench->limit_mb_s ? " (emulated)" : "",
-           bench->storage.memory   ? "in memory: not a disk's figures"
-           : bench->storage.direct ? "read past the page cache"
-                                   : "through the page cache (direct reads are refused)");
+           bench->limit_mb_s ? " (emulated)" : "", storage_words(&bench->storage));
     printf("%-16s %8s %8s %8s %10s %8s %8s %9s %8s %8s %8s %7s\n", "ms", "switch", "median", "p95",
            "1st token", "median", "p95", "MB read", "resident", "loaded", "recomp.", "slides");
     for (size_t i = 0; i < bench->run_count; i++)
@@ -298,12 +292,12 @@ static int run_peers(struct bench *bench, const struct replay_run *good, struct 
 static int run_all(struct bench *bench, struct error *error)
 {
     const struct replay_run *good = NULL;
-    bench->runs = mem_calloc(bench->name_count * bench->repeats, sizeof *bench->runs);
+    bench->runs = mem_calloc(bench->policies.count * bench->repeats, sizeof *bench->runs);
     if (!bench->runs)
         return error_set(error, -ENOMEM, "out of memory");
-    bench->run_count = bench->name_count * bench->repeats;
+    bench->run_count = bench->policies.count * bench->repeats;
     for (size_t i = 0; i < bench->run_count; i++)
-        bench->runs[i].policy = bench->names[i / bench->repeats];
+        bench->runs[i].policy = bench->policies.names[i / bench->repeats];
     for (size_t i = 0; i < bench->run_count && !switch_interrupted; i++) {
         struct replay_run *run = &bench->runs[i];
         char directory[32];
@@ -327,21 +321,14 @@ static int run_all(struct bench *bench, struct error *error)
     return run_peers(bench, good, error);
 }
 
-static int measure(struct bench *bench, struct error *error)
+static int measure_in(void *argument, const char *directory, struct error *error)
 {
-    char *directory = NULL;
-    int code = storage_directory(bench->directory ? bench->directory : ".", &directory, error);
-    if (code < 0)
-        return code;
+    struct bench *bench = argument;
     bench->options.directory = directory;
-    code = measure_storage(bench, error);
+    int code = measure_storage(bench, error);
     if (code == 0)
         code = run_all(bench, error);
-    int removed = storage_remove(directory);
-    if (removed < 0)
-        log_warning("%s: not removed: %s", directory, strerror(-removed));
     bench->options.directory = NULL;
-    free(directory);
     return code;
 }
 
@@ -352,26 +339,6 @@ static void interrupt(int number)
 }
 
 /* ---- options ---- */
-
-static int take_policies(struct bench *bench)
-{
-    size_t count = 0;
-    if (!bench->policies) {
-        bench->names[bench->name_count++] = kv_policy_list(&count)->name;
-        return BENCH_GO;
-    }
-    bench->policy_text = mem_strdup(bench->policies);
-    char *rest = NULL;
-    for (char *name = bench->policy_text ? strtok_r(bench->policy_text, ",", &rest) : NULL; name;
-         name = strtok_r(NULL, ",", &rest)) {
-        if (!kv_policy_find(name))
-            return bench_misuse("trace", "--policy: there is no policy '%s'", name);
-        if (bench->name_count == NAMES_MAX)
-            return bench_misuse("trace", "--policy: at most %d", NAMES_MAX);
-        bench->names[bench->name_count++] = name;
-    }
-    return bench->name_count ? BENCH_GO : bench_misuse("trace", "--policy: no name is given");
-}
 
 static int take_measure(struct bench *bench)
 {
@@ -399,7 +366,7 @@ static int check(struct bench *bench)
     if (bench->ratio && parse_double(bench->ratio, 0.25, 2, ratio) < 0)
         return bench_misuse("trace", "--kv-ratio: '%s' is not a number from 0.25 to 2", bench->ratio);
     int status = take_measure(bench);
-    return status == BENCH_GO ? take_policies(bench) : status;
+    return status == BENCH_GO ? policies_take("trace", bench->policy_names, &bench->policies) : status;
 }
 
 /* Loads the trace or makes it. */
@@ -450,7 +417,7 @@ static int run_command(struct bench *bench, bool json)
     log_set_level(LOG_LEVEL_WARNING);
     int code = take_budget(bench, &error);
     if (code == 0 && !bench->dry)
-        code = measure(bench, &error);
+        code = storage_within(bench->directory ? bench->directory : ".", measure_in, bench, &error);
     if (code == 0 && !bench->dry && json && print_json(bench) < 0)
         code = error_set(&error, -EIO, "the results cannot be written");
     else if (code == 0 && !bench->dry && !json)
@@ -484,7 +451,7 @@ static int read_options(int argc, char **argv, struct bench *bench, bool *json)
         {"budget", BENCH_SIZE, &o->budget_bytes, "SIZE", "KV memory for all contexts"},
         {"budget-contexts", BENCH_TEXT, &bench->share, "X",
          "instead: as much as X full contexts take at 8 bits"},
-        {"policy", BENCH_TEXT, &bench->policies, "P[,P..]", "one run each (default: the service's)"},
+        {"policy", BENCH_TEXT, &bench->policy_names, "P[,P..]", "one run each (default: the service's)"},
         {"repeats", BENCH_NUMBER, &bench->repeats, "N", "runs of each policy (default 1)", 1, 100},
         {"calls", BENCH_NUMBER, &o->calls, "N", "replayed, of the trace (default 96)", 1, TRACE_CALLS_MAX},
         {"full", BENCH_FLAG, &whole, NULL, "the whole trace"},
@@ -542,6 +509,5 @@ int bench_trace(int argc, char **argv)
                                  : run_command(&bench, json);
     }
     trace_deinit(&bench.trace);
-    mem_free(bench.policy_text);
     return status;
 }
