@@ -1,11 +1,13 @@
 /* Matrix product, AVX-512 with VNNI; matmul_plain.c defines the canonical order.
  *
- * For quantised weights: two tiles of 16 rows by TILE_COLUMNS columns are unpacked (tile_avx512.h), then
- * groups of up to GROUP tokens are multiplied with them, while the next rows are fetched from memory; sums of
- * a block of tokens wait between stretches of columns in `sums`. Every row is a lane and takes its blocks in
- * ascending order, so the canonical order holds by construction. */
+ * Here is what serves types in blocks of 256 (block_avx512.c has those of 32): two tiles of 16 rows by
+ * TILE_COLUMNS columns are unpacked (tile_avx512.h), then groups of up to GROUP tokens are multiplied with
+ * them, while the next rows are fetched from memory; sums of a block of tokens wait between stretches of
+ * columns in `sums`. Every row is a lane and takes its blocks in ascending order, so the canonical order
+ * holds by construction. */
 #include <string.h>
 
+#include "kernels/block_avx512.h"
 #include "kernels/few_avx512.h"
 #include "kernels/float_avx512.h"
 #include "kernels/kernels_internal.h"
@@ -14,7 +16,7 @@
 #include "kernels/tile_avx512.h"
 #include "kernels/unroll.h"
 
-enum { GROUP = 6, TOKENS = 256, PAIR = 2 * TILE_ROWS };
+enum { GROUP = 6, TOKENS = 256, PAIR = 2 * TILE_ROWS, BLOCK = 256 };
 
 /* A stretch of columns of a group of tokens. */
 struct group {
@@ -23,10 +25,9 @@ struct group {
     float *sums;        /* [tokens][PAIR] */
     uintptr_t ahead;    /* fetched from memory meanwhile; only an address: it may lie behind the weights */
     size_t ahead_bytes; /* with each step */
-    _Alignas(64) float scale[GROUP][TILE_COLUMNS / 32];
-    /* Types with an offset: -offset * sum of codes, where a dot product starts. */
+    float scale[GROUP][TILE_COLUMNS / 256];
+    /* Q6_K: -offset * sum of codes, where a dot product starts. */
     _Alignas(64) int32_t start[GROUP][TILE_COLUMNS / 16];
-    _Alignas(64) float shift[GROUP][TILE_COLUMNS / 32];   /* Q4_1, Q5_1: scale * sum of codes */
     _Alignas(64) int32_t pairs[GROUP][TILE_COLUMNS / 64]; /* Q4_K, Q5_K: sums of 2 x 32 codes as halves */
 };
 
@@ -55,38 +56,6 @@ ALWAYS_INLINE void dots(const struct tile *tiles, int halves, const struct group
                 sum[h][t] = _mm512_dpbusd_epi32(sum[h][t], tiles[h].code[first + (size_t)c], x);
         }
     }
-}
-
-/* Q8_0, Q4_0, Q5_0, and with minimums Q4_1, Q5_1. */
-ALWAYS_INLINE void product_32(bool minimums, int halves, int tokens, const struct tile *tiles, size_t blocks,
-                              struct group *g)
-{
-    __m512 sum[2][GROUP];
-    uintptr_t ahead = g->ahead;
-    UNROLL_FOR (t, tokens)
-        UNROLL_FOR (h, halves)
-            sum[h][t] = _mm512_load_ps(g->sums + t * PAIR + h * TILE_ROWS);
-    for (size_t b = 0; b < blocks; b++) {
-        __m512i dot[2][GROUP];
-        ahead = fetch(ahead, g->ahead_bytes);
-        UNROLL_FOR (t, tokens)
-            UNROLL_FOR (h, halves)
-                dot[h][t] = minimums ? _mm512_setzero_si512() : _mm512_set1_epi32(g->start[t][b]);
-        dots(tiles, halves, g, tokens, 8 * b, 8, dot);
-        UNROLL_FOR (t, tokens) {
-            __m512 scale = _mm512_set1_ps(g->scale[t][b]);
-            UNROLL_FOR (h, halves) {
-                __m512 both = _mm512_mul_ps(tiles[h].scale[b], scale);
-                sum[h][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[h][t]), both, sum[h][t]);
-                if (minimums)
-                    sum[h][t] =
-                        _mm512_fmadd_ps(tiles[h].minimum[b], _mm512_set1_ps(g->shift[t][b]), sum[h][t]);
-            }
-        }
-    }
-    UNROLL_FOR (t, tokens)
-        UNROLL_FOR (h, halves)
-            _mm512_store_ps(g->sums + t * PAIR + h * TILE_ROWS, sum[h][t]);
 }
 
 /* The end of a block of 256: sum += dot * d * da, and sum -= mins * dmin * da. */
@@ -163,8 +132,6 @@ typedef void product_fn(const struct tile *tiles, size_t blocks, struct group *g
     PRODUCTS(name, kind, minimums, 2)                                                                        \
     static product_fn *const name[2][GROUP] = {TABLE(name, 1), TABLE(name, 2)};
 
-FAMILY(centred_32, product_32, false)
-FAMILY(shifted_32, product_32, true)
 FAMILY(shifted_256, product_256, true)
 FAMILY(centred_256, product_256, false)
 
@@ -173,62 +140,23 @@ struct plan {
     const struct matmul *m;
     tile_unpack_fn *unpack;
     product_fn *const (*product)[GROUP];
-    size_t block, block_bytes, row_bytes;
+    size_t block_bytes, row_bytes;
     size_t packed_bytes, scales_at, sums_at; /* of a token's packed row */
-    size_t steps;    /* in which a block's product is done; with each some memory is fetched */
-    int offset_bits; /* the codes' offset in a tile is 1 << offset_bits, where the type has one */
+    size_t steps; /* in which a block's product is done; with each some memory is fetched */
 };
 
 static struct plan plan_of(const struct matmul *m)
 {
-    const struct dtype_info *info = dtype_info((uint32_t)m->type);
-    struct plan p = {.m = m,
-                     .unpack = tile_unpack_avx512(m->type),
-                     .block = info->block_values,
-                     .block_bytes = info->block_bytes,
-                     .row_bytes = dtype_row_bytes(m->type, m->columns),
-                     .packed_bytes = kernels_packed_bytes(kernels_pack_of(m->type), m->columns),
-                     .steps = 1};
-    if (p.block == 32) {
-        p.scales_at = pack_q32_scales_at(m->columns);
-        p.sums_at = pack_q32_sums_at(m->columns);
-    } else {
-        p.scales_at = pack_q256_scales_at(m->columns);
-        p.sums_at = pack_q256_sums_at(m->columns);
-        p.steps = m->type == DTYPE_Q6_K ? 16 : 8;
-    }
-    switch (m->type) {
-    case DTYPE_Q4_1:
-    case DTYPE_Q5_1:
-        p.product = shifted_32;
-        break;
-    case DTYPE_Q4_K:
-    case DTYPE_Q5_K:
-        p.product = shifted_256;
-        break;
-    case DTYPE_Q6_K:
-        p.product = centred_256;
-        p.offset_bits = 5;
-        break;
-    default:
-        p.product = centred_32;
-        p.offset_bits = m->type == DTYPE_Q8_0 ? 7 : m->type == DTYPE_Q4_0 ? 3 : 4;
-    }
-    return p;
-}
-
-static void prepare_32(const struct plan *p, const unsigned char *x, size_t column, int t, struct group *g)
-{
-    size_t at = column / 32 * 4;
-    __m512 scale = _mm512_load_ps(x + p->scales_at + at);
-    __m512i sums = _mm512_load_si512(x + p->sums_at + at);
-    _mm512_store_ps(g->scale[t], scale);
-    if (p->offset_bits)
-        _mm512_store_si512(g->start[t],
-                           _mm512_sub_epi32(_mm512_setzero_si512(),
-                                            _mm512_sll_epi32(sums, _mm_cvtsi32_si128(p->offset_bits))));
-    else
-        _mm512_store_ps(g->shift[t], _mm512_mul_ps(scale, _mm512_cvtepi32_ps(sums)));
+    bool q6 = m->type == DTYPE_Q6_K;
+    return (struct plan){.m = m,
+                         .unpack = tile_unpack_avx512(m->type),
+                         .product = q6 ? centred_256 : shifted_256,
+                         .block_bytes = dtype_row_bytes(m->type, BLOCK),
+                         .row_bytes = dtype_row_bytes(m->type, m->columns),
+                         .packed_bytes = kernels_packed_bytes(PACK_Q256, m->columns),
+                         .scales_at = pack_q256_scales_at(m->columns),
+                         .sums_at = pack_q256_sums_at(m->columns),
+                         .steps = q6 ? 16 : 8};
 }
 
 static void prepare_256(const struct plan *p, const unsigned char *x, size_t column, int t, struct group *g)
@@ -239,10 +167,9 @@ static void prepare_256(const struct plan *p, const unsigned char *x, size_t col
     for (size_t b = 0; b < blocks && b < TILE_COLUMNS / 256; b++, sums += 16) {
         __m256i v = _mm256_load_si256((const __m256i *)sums);
         g->scale[t][b] = scales[b];
-        if (p->offset_bits) {
+        if (p->m->type == DTYPE_Q6_K) {
             __m512i wide = _mm512_cvtepi16_epi32(v);
-            _mm512_store_si512(g->start[t] + 16 * b,
-                               _mm512_mullo_epi32(wide, _mm512_set1_epi32(-(1 << p->offset_bits))));
+            _mm512_store_si512(g->start[t] + 16 * b, _mm512_mullo_epi32(wide, _mm512_set1_epi32(-32)));
         } else { /* sums of 32 columns; a tile's minimums pair columns 0 and 2, 1 and 3 of each four */
             __m256i of_32 = _mm256_madd_epi16(v, _mm256_set1_epi16(1));
             __m128i words = _mm256_cvtepi32_epi16(of_32);
@@ -270,8 +197,8 @@ static const unsigned char *whole_rows(const struct plan *p, size_t row, size_t 
 static int fill_tiles(const struct plan *p, size_t row, size_t row_end, size_t column, size_t blocks,
                       struct tile tiles[2])
 {
-    unsigned char copy[TILE_ROWS * TILE_COLUMNS / 32 * 34];
-    size_t at = column / p->block * p->block_bytes, bytes = blocks * p->block_bytes, stride;
+    unsigned char copy[TILE_ROWS * TILE_COLUMNS / 256 * 210];
+    size_t at = column / BLOCK * p->block_bytes, bytes = blocks * p->block_bytes, stride;
     int count = 0;
     for (; count < 2 && row < row_end; count++, row += TILE_ROWS) {
         const unsigned char *rows = whole_rows(p, row, row_end - row, at, bytes, copy, &stride);
@@ -307,12 +234,9 @@ static void multiply_tiles(const struct stretch *s, const struct tile *tiles, in
         for (int t = 0; t < now; t++, x += p->packed_bytes) {
             /* The next group's would be waited for; a stretch of each lies in one line. */
             uintptr_t next = (uintptr_t)x + (size_t)now * p->packed_bytes;
-            _mm_prefetch((const char *)(next + p->scales_at + s->column / p->block * 4), _MM_HINT_T0);
+            _mm_prefetch((const char *)(next + p->scales_at + s->column / BLOCK * 4), _MM_HINT_T0);
             _mm_prefetch((const char *)(next + p->sums_at + s->column / 8), _MM_HINT_T0);
-            if (p->block == 32)
-                prepare_32(p, x, s->column, t, &g);
-            else
-                prepare_256(p, x, s->column, t, &g);
+            prepare_256(p, x, s->column, t, &g);
         }
         p->product[halves - 1][now - 1](tiles, s->blocks, &g);
         done += (size_t)now;
@@ -348,7 +272,7 @@ static void matmul_tiled(const struct matmul *m, size_t row_begin, size_t row_en
             s.ahead = (uintptr_t)m->weights + (row + PAIR) * p.row_bytes;
             for (s.column = 0; s.column < m->columns; s.column += TILE_COLUMNS) {
                 size_t columns = m->columns - s.column < TILE_COLUMNS ? m->columns - s.column : TILE_COLUMNS;
-                s.blocks = columns / p.block;
+                s.blocks = columns / BLOCK;
                 int halves = fill_tiles(&p, row, row_end, s.column, s.blocks, tiles);
                 multiply_tiles(&s, tiles, halves);
                 s.ahead += PAIR * s.blocks * p.block_bytes;
@@ -368,6 +292,6 @@ void matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end)
         return;
     else if (m->tokens <= FEW_TOKENS)
         few_matmul_avx512(m, row_begin, row_end);
-    else
+    else if (!block_matmul_avx512(m, row_begin, row_end))
         matmul_tiled(m, row_begin, row_end);
 }

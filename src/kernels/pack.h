@@ -1,10 +1,10 @@
 /* The layout of a packed activation row, the same for every instruction set.
  *
- * Sections follow one another, each rounded up to 64 bytes and zero in its padding:
- *   PACK_F32   columns x F32
- *   PACK_Q32   columns x int8 codes; columns/32 x F32 scales; columns/32 x int32 sums of the codes
- *   PACK_Q256  columns x int8 codes; columns/256 x F32 scales; columns/16 x int16 sums of the codes
- * Codes lie in -127..127. A value is scale * code.
+ * Sections follow one another, each rounded up to 64 bytes and zero in its padding (PACK_Q32 and PACK_Q256
+ * with 64 bytes more where that makes an odd number of them): PACK_F32   columns x F32 PACK_Q32   columns x
+ * int8 codes; columns/32 x F32 scales; columns/32 x int32 sums of the codes PACK_Q256  columns x int8 codes;
+ * columns/256 x F32 scales; columns/16 x int16 sums of the codes Codes lie in -127..127. A value is scale *
+ * code.
  *
  * Definition (all twins follow it bit by bit), amax being the largest magnitude, NaN left out:
  *   PACK_Q32   scale = amax / 127 rounded to FP16; code = nearest-even(x * (127 / amax)); all codes 0 where

@@ -28,15 +28,21 @@ enum pack kernels_pack_of(enum dtype weights)
     return PACK_F32;
 }
 
+/* Rows an odd number of lines apart: many of them would crowd few sets of a cache otherwise. */
+static size_t odd_lines(size_t bytes)
+{
+    return bytes | 64;
+}
+
 size_t kernels_packed_bytes(enum pack pack, size_t columns)
 {
     switch (pack) {
     case PACK_F32:
         return pack_round(columns * 4);
     case PACK_Q32:
-        return pack_q32_sums_at(columns) + pack_round(columns / 32 * 4);
+        return odd_lines(pack_q32_sums_at(columns) + pack_round(columns / 32 * 4));
     case PACK_Q256:
-        return pack_q256_sums_at(columns) + pack_round(columns / 16 * 2);
+        return odd_lines(pack_q256_sums_at(columns) + pack_round(columns / 16 * 2));
     }
     return 0;
 }

@@ -4,65 +4,6 @@
 #include "kernels/unpack_avx512.h"
 #include "kernels/unroll.h"
 
-ALWAYS_INLINE void tile_32(enum dtype type, size_t bytes, const unsigned char *rows, size_t stride,
-                           size_t blocks, struct tile *tile)
-{
-    struct rows r = rows_at(rows, stride);
-    for (size_t b = 0; b < blocks; b++) {
-        unpack_32(type, &r, b * bytes, tile->code + 8 * b, tile->scale + b, tile->minimum + b);
-    }
-}
-
-static void tile_q8_0(const unsigned char *rows, size_t stride, size_t blocks, struct tile *tile)
-{
-    tile_32(DTYPE_Q8_0, 34, rows, stride, blocks, tile);
-}
-
-/* Two blocks of 18 bytes with fewer loads than one after the other: 32 bytes reach to the second one's
- * scale, 16 hold its codes. */
-ALWAYS_INLINE void tile_q4_0_pair(const struct rows *r, __m512i code[16], __m512 scale[2])
-{
-    __m512i v[8], last[4];
-    load_32(r, 0, v);
-    load_16(r, 20, last);
-    scale[0] = low_halves(v[0]);
-    scale[1] = high_halves(v[4]);
-    UNROLL_FOR (j, 4) {
-        /* The first block's codes start in the middle of a lane's four bytes. */
-        __m512i swapped = _mm512_mask_blend_epi16(0x55555555, v[j], v[j + 1]);
-        __m512i codes = _mm512_rol_epi32(swapped, 16);
-        code[j] = low_nibbles(codes);
-        code[4 + j] = high_nibbles(codes);
-        code[8 + j] = low_nibbles(last[j]);
-        code[12 + j] = high_nibbles(last[j]);
-    }
-}
-
-static void tile_q4_0(const unsigned char *rows, size_t stride, size_t blocks, struct tile *tile)
-{
-    struct rows r = rows_at(rows, stride);
-    size_t b = 0;
-    for (; b + 2 <= blocks; b += 2, rows_advance(&r, 36))
-        tile_q4_0_pair(&r, tile->code + 8 * b, tile->scale + b);
-    if (b < blocks)
-        unpack_32(DTYPE_Q4_0, &r, 0, tile->code + 8 * b, tile->scale + b, tile->minimum + b);
-}
-
-static void tile_q4_1(const unsigned char *rows, size_t stride, size_t blocks, struct tile *tile)
-{
-    tile_32(DTYPE_Q4_1, 20, rows, stride, blocks, tile);
-}
-
-static void tile_q5_0(const unsigned char *rows, size_t stride, size_t blocks, struct tile *tile)
-{
-    tile_32(DTYPE_Q5_0, 22, rows, stride, blocks, tile);
-}
-
-static void tile_q5_1(const unsigned char *rows, size_t stride, size_t blocks, struct tile *tile)
-{
-    tile_32(DTYPE_Q5_1, 24, rows, stride, blocks, tile);
-}
-
 ALWAYS_INLINE void tile_q45(bool five, size_t bytes, const unsigned char *rows, size_t stride, size_t blocks,
                             struct tile *tile)
 {
@@ -120,16 +61,6 @@ static void tile_q6_k(const unsigned char *rows, size_t stride, size_t blocks, s
 tile_unpack_fn *tile_unpack_avx512(enum dtype type)
 {
     switch (type) {
-    case DTYPE_Q8_0:
-        return tile_q8_0;
-    case DTYPE_Q4_0:
-        return tile_q4_0;
-    case DTYPE_Q4_1:
-        return tile_q4_1;
-    case DTYPE_Q5_0:
-        return tile_q5_0;
-    case DTYPE_Q5_1:
-        return tile_q5_1;
     case DTYPE_Q4_K:
         return tile_q4_k;
     case DTYPE_Q5_K:

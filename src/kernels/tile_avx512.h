@@ -1,9 +1,9 @@
-/* Tiles of unpacked weights for the AVX-512 matrix product: 16 rows, one a lane, by a stretch of columns.
+/* Tiles of unpacked weights in blocks of 256 for the AVX-512 matrix product: 16 rows, one a lane, by a
+ * stretch of columns.
  *
- * code[c] holds codes 4 c .. 4 c + 3 of each row, as unsigned bytes: the type's offset (8, 16, 32, 128) is
- * still on them and is taken off the exact dot product through the activations' sums. A dot product against a
- * token is then one vpdpbusd a vector with the token's four codes broadcast, and never needs a sum across
- * lanes. */
+ * code[c] holds codes 4 c .. 4 c + 3 of each row, as unsigned bytes: Q6_K's offset of 32 is still on them and
+ * is taken off the exact dot product through the activations' sums. A dot product against a token is then one
+ * vpdpbusd a vector with the token's four codes broadcast, and never needs a sum across lanes. */
 #ifndef LLMS_KERNELS_TILE_AVX512_H
 #define LLMS_KERNELS_TILE_AVX512_H
 
@@ -17,10 +17,9 @@ enum { TILE_ROWS = 16, TILE_COLUMNS = 512 };
 
 struct tile {
     __m512i code[TILE_COLUMNS / 4];
-    __m512 scale[TILE_COLUMNS / 32];   /* of each block (32 or 256 columns) */
-    __m512 minimum[TILE_COLUMNS / 32]; /* likewise, for types that have one */
-    __m512i
-        factor[TILE_COLUMNS / 16]; /* K types: integer scales of each 32 (Q4_K, Q5_K) or 16 (Q6_K) columns */
+    __m512 scale[TILE_COLUMNS / 256];   /* of each block */
+    __m512 minimum[TILE_COLUMNS / 256]; /* likewise, for types that have one */
+    __m512i factor[TILE_COLUMNS / 16];  /* integer scales of each 32 (Q4_K, Q5_K) or 16 (Q6_K) columns */
     __m512i
         minimums[TILE_COLUMNS / 64]; /* Q4_K, Q5_K: integer minimums of 2 times 32 columns as 16-bit halves */
 };

@@ -1,0 +1,245 @@
+/* See block_avx512.h; matmul_plain.c defines the canonical order.
+ *
+ * A block of 32 columns of 32 rows, one row a lane, is unpacked into 16 registers and stays there while all
+ * tokens go by; their sums wait in the first cache. Nothing else is stored: stores would take the place of
+ * dot products. Every row takes its blocks in ascending order, so the canonical order holds. */
+#include "kernels/block_avx512.h"
+
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/pack.h"
+#include "kernels/unpack_avx512.h"
+#include "kernels/unroll.h"
+
+enum { HALF = UNPACK_ROWS, ROWS = 2 * HALF, TOKENS = 256, NEXT_TOKENS = 8 };
+enum { COPY_COLUMNS = 512, COPY_BYTES = 34 };
+
+/* ROWS rows by some blocks, and the tokens they are multiplied with. */
+struct run {
+    const unsigned char *rows;
+    size_t stride, blocks;
+    const unsigned char *x; /* the first token's codes, at the first of these blocks */
+    size_t x_stride, tokens;
+    size_t scales, code_sums; /* from x to the first block's */
+    float *sums;              /* [tokens][ROWS], added to */
+    uintptr_t ahead;    /* fetched from memory meanwhile; only an address: it may lie behind the weights,
+                           where that does nothing */
+    size_t ahead_bytes; /* with each block */
+};
+
+/* One block. */
+struct block {
+    __m512i code[2][8];
+    __m512 scale[2], minimum[2];
+};
+
+ALWAYS_INLINE __m512i four_bytes(const unsigned char *at)
+{
+    int32_t four;
+    memcpy(&four, at, 4);
+    return _mm512_set1_epi32(four);
+}
+
+/* The codes' offset is 1 << bits; none where the type has minimums (bits 0). */
+ALWAYS_INLINE void multiply(int bits, const struct block *b, const struct run *r, size_t number)
+{
+    const unsigned char *x = r->x + 32 * number, *end = x + r->tokens * r->x_stride;
+    const size_t scales = r->scales - 28 * number, code_sums = r->code_sums - 28 * number;
+    float *at = r->sums;
+    for (; x != end; x += r->x_stride, at += ROWS) {
+        __m512i start = _mm512_setzero_si512(), dot[2][2];
+        _mm_prefetch((const char *)((uintptr_t)x + NEXT_TOKENS * r->x_stride), _MM_HINT_T0);
+        if (bits)
+            start = _mm512_sub_epi32(start, _mm512_slli_epi32(four_bytes(x + code_sums), (unsigned)bits));
+        UNROLL_FOR (h, 2) {
+            dot[h][0] = start;
+            dot[h][1] = _mm512_setzero_si512();
+        }
+        UNROLL_FOR (c, 8) {
+            __m512i four = four_bytes(x + 4 * (size_t)c);
+            UNROLL_FOR (h, 2)
+                dot[h][c % 2] = _mm512_dpbusd_epi32(dot[h][c % 2], b->code[h][c], four);
+        }
+        __m512 scale = _mm512_castsi512_ps(four_bytes(x + scales)), shift = scale;
+        if (!bits)
+            shift = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(four_bytes(x + code_sums)));
+        UNROLL_FOR (h, 2) {
+            __m512 product = _mm512_cvtepi32_ps(_mm512_add_epi32(dot[h][0], dot[h][1]));
+            __m512 sum =
+                _mm512_fmadd_ps(product, _mm512_mul_ps(b->scale[h], scale), _mm512_load_ps(at + h * HALF));
+            if (!bits)
+                sum = _mm512_fmadd_ps(b->minimum[h], shift, sum);
+            _mm512_store_ps(at + h * HALF, sum);
+        }
+    }
+}
+
+ALWAYS_INLINE uintptr_t fetch(uintptr_t ahead, size_t bytes)
+{
+    for (uintptr_t at = ahead; at < ahead + bytes; at += 64)
+        _mm_prefetch((const char *)at, _MM_HINT_T0);
+    return ahead + bytes;
+}
+
+ALWAYS_INLINE void run_32(enum dtype type, size_t bytes, int bits, const struct run *r)
+{
+    struct rows low = rows_at(r->rows, r->stride), high = rows_at(r->rows + HALF * r->stride, r->stride);
+    uintptr_t ahead = r->ahead;
+    for (size_t i = 0; i < r->blocks; i++, rows_advance(&low, bytes), rows_advance(&high, bytes)) {
+        struct block b;
+        unpack_32(type, &low, 0, b.code[0], &b.scale[0], &b.minimum[0]);
+        unpack_32(type, &high, 0, b.code[1], &b.scale[1], &b.minimum[1]);
+        ahead = fetch(ahead, r->ahead_bytes);
+        multiply(bits, &b, r, i);
+    }
+}
+
+/* Pairs of Q4_0 blocks, 36 bytes, with fewer loads than one by one: 32 bytes reach to the second one's scale,
+ * 16 hold its codes. Returns that scale. */
+ALWAYS_INLINE __m512 first_q4_0(const struct rows *r, __m512i code[8], __m512 *scale)
+{
+    __m512i v[8];
+    load_32(r, 0, v);
+    *scale = low_halves(v[0]);
+    UNROLL_FOR (j, 4) {
+        /* The first block's codes start in the middle of a lane's four bytes. */
+        __m512i codes = _mm512_rol_epi32(_mm512_mask_blend_epi16(0x55555555, v[j], v[j + 1]), 16);
+        code[j] = low_nibbles(codes);
+        code[4 + j] = high_nibbles(codes);
+    }
+    return high_halves(v[4]);
+}
+
+static void run_q4_0(const struct run *r)
+{
+    struct rows low = rows_at(r->rows, r->stride), high = rows_at(r->rows + HALF * r->stride, r->stride);
+    uintptr_t ahead = r->ahead;
+    size_t i = 0;
+    struct block b;
+    for (; i + 2 <= r->blocks; i += 2, rows_advance(&low, 36), rows_advance(&high, 36)) {
+        __m512 next[2];
+        next[0] = first_q4_0(&low, b.code[0], &b.scale[0]);
+        next[1] = first_q4_0(&high, b.code[1], &b.scale[1]);
+        ahead = fetch(ahead, r->ahead_bytes);
+        multiply(3, &b, r, i);
+        nibbles(&low, 20, b.code[0]);
+        nibbles(&high, 20, b.code[1]);
+        b.scale[0] = next[0];
+        b.scale[1] = next[1];
+        ahead = fetch(ahead, r->ahead_bytes);
+        multiply(3, &b, r, i + 1);
+    }
+    if (i < r->blocks) {
+        unpack_32(DTYPE_Q4_0, &low, 0, b.code[0], &b.scale[0], &b.minimum[0]);
+        unpack_32(DTYPE_Q4_0, &high, 0, b.code[1], &b.scale[1], &b.minimum[1]);
+        multiply(3, &b, r, i);
+    }
+}
+
+static void run_q8_0(const struct run *r)
+{
+    run_32(DTYPE_Q8_0, 34, 7, r);
+}
+
+static void run_q4_1(const struct run *r)
+{
+    run_32(DTYPE_Q4_1, 20, 0, r);
+}
+
+static void run_q5_0(const struct run *r)
+{
+    run_32(DTYPE_Q5_0, 22, 4, r);
+}
+
+static void run_q5_1(const struct run *r)
+{
+    run_32(DTYPE_Q5_1, 24, 0, r);
+}
+
+typedef void run_fn(const struct run *r);
+
+static run_fn *run_of(enum dtype type)
+{
+    switch (type) {
+    case DTYPE_Q8_0:
+        return run_q8_0;
+    case DTYPE_Q4_0:
+        return run_q4_0;
+    case DTYPE_Q4_1:
+        return run_q4_1;
+    case DTYPE_Q5_0:
+        return run_q5_0;
+    default:
+        return run_q5_1;
+    }
+}
+
+/* The last rows, fewer than ROWS: copied by stretches of columns, the missing ones as the first. */
+static void run_last(run_fn *run, struct run *r, size_t rows, size_t block_bytes)
+{
+    unsigned char copy[ROWS * COPY_COLUMNS / 32 * COPY_BYTES];
+    const unsigned char *from = r->rows;
+    size_t stride = r->stride;
+    r->rows = copy;
+    r->ahead_bytes = 0;
+    for (size_t left = r->blocks; left; left -= r->blocks) {
+        r->blocks = left < COPY_COLUMNS / 32 ? left : COPY_COLUMNS / 32;
+        r->stride = r->blocks * block_bytes;
+        for (size_t i = 0; i < ROWS; i++)
+            memcpy(copy + i * r->stride, from + (i < rows ? i : 0) * stride, r->stride);
+        run(r);
+        from += r->stride;
+        r->x += 32 * r->blocks;
+        r->scales -= 28 * r->blocks;
+        r->code_sums -= 28 * r->blocks;
+    }
+    r->rows = NULL; /* copy ends here */
+}
+
+static void store_sums(const struct matmul *m, size_t row, size_t rows, size_t first, size_t tokens,
+                       const float *sums)
+{
+    __mmask16 low = rows >= HALF ? 0xffff : (__mmask16)((1u << rows) - 1);
+    __mmask16 high = rows >= ROWS ? 0xffff : rows > HALF ? (__mmask16)((1u << (rows - HALF)) - 1) : 0;
+    for (size_t t = 0; t < tokens; t++, sums += ROWS) {
+        float *out = m->out + (first + t) * m->out_stride + row;
+        _mm512_mask_storeu_ps(out, low, _mm512_load_ps(sums));
+        if (high)
+            _mm512_mask_storeu_ps(out + HALF, high, _mm512_load_ps(sums + HALF));
+    }
+}
+
+bool block_matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end)
+{
+    const struct dtype_info *info = dtype_info((uint32_t)m->type);
+    if (info->block_values != 32)
+        return false;
+    _Alignas(64) float sums[TOKENS * ROWS];
+    run_fn *run = run_of(m->type);
+    size_t row_bytes = dtype_row_bytes(m->type, m->columns);
+    size_t packed_bytes = kernels_packed_bytes(PACK_Q32, m->columns);
+    for (size_t row = row_begin; row < row_end; row += ROWS) {
+        size_t rows = row_end - row < ROWS ? row_end - row : ROWS;
+        for (size_t first = 0; first < m->tokens; first += TOKENS) {
+            struct run r = {.rows = (const unsigned char *)m->weights + row * row_bytes,
+                            .stride = row_bytes,
+                            .blocks = m->columns / 32,
+                            .x = (const unsigned char *)m->packed + first * packed_bytes,
+                            .x_stride = packed_bytes,
+                            .tokens = m->tokens - first < TOKENS ? m->tokens - first : TOKENS,
+                            .scales = pack_q32_scales_at(m->columns),
+                            .code_sums = pack_q32_sums_at(m->columns),
+                            .sums = sums,
+                            .ahead_bytes = first ? 0 : ROWS * info->block_bytes};
+            r.ahead = (uintptr_t)r.rows + ROWS * row_bytes;
+            memset(sums, 0, r.tokens * ROWS * sizeof *sums);
+            if (rows == ROWS)
+                run(&r);
+            else
+                run_last(run, &r, rows, info->block_bytes);
+            store_sums(m, row, rows, first, r.tokens, sums);
+        }
+    }
+    return true;
+}
