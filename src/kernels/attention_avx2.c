@@ -495,10 +495,42 @@ void attention_avx2(const struct attention *a)
         attend(a, i, 1);
 }
 
+/* Codes of one vector at level 8; returns its scale as a half. */
+static uint16_t quantise(const float *x, size_t dim, int8_t *out, size_t stride)
+{
+    __m256 tops = _mm256_setzero_ps();
+    float lanes[8], top = 0;
+    for (size_t d = 0; d < dim; d += 8) /* of NaN max takes the second operand */
+        tops = _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_loadu_ps(x + d)), tops);
+    _mm256_storeu_ps(lanes, tops);
+    for (size_t i = 0; i < 8; i++)
+        top = lanes[i] > top ? lanes[i] : top;
+    uint16_t scale = float_to_half(top / 127.0f > 65504.0f ? 65504.0f : top / 127.0f);
+    const __m256 step = _mm256_set1_ps(half_to_float(scale));
+    const __m256 some = _mm256_cmp_ps(step, _mm256_setzero_ps(), _CMP_GT_OQ);
+    for (size_t d = 0; d < dim; d += 8) {
+        __m256 q = _mm256_round_ps(_mm256_div_ps(_mm256_loadu_ps(x + d), step),
+                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        q = _mm256_min_ps(_mm256_max_ps(q, _mm256_set1_ps(-127.0f)), _mm256_set1_ps(127.0f));
+        __m256i wide = _mm256_cvtps_epi32(_mm256_and_ps(q, some));
+        __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+        int8_t codes[16];
+        _mm_storeu_si128((__m128i *)codes, _mm_packs_epi16(words, words));
+        for (size_t i = 0; stride > 1 && i < 8; i++)
+            out[(d + i) * stride] = codes[i];
+        if (stride == 1)
+            memcpy(out + d, codes, 8);
+    }
+    return scale;
+}
+
 void store_avx2(void *data, uint8_t level, size_t dim, unsigned slot, const float *k, const float *v)
 {
     if (level != 16) {
-        store_plain(data, level, dim, slot, k, v);
+        int8_t *codes = data;
+        uint16_t *scales = (uint16_t *)data + CHUNK_TOKENS * dim; /* behind 2 x 16 x dim bytes of codes */
+        scales[slot] = quantise(k, dim, codes + slot, CHUNK_TOKENS);
+        scales[CHUNK_TOKENS + slot] = quantise(v, dim, codes + (CHUNK_TOKENS + slot) * dim, 1);
         return;
     }
     uint16_t *keys = (uint16_t *)data + slot, *values = (uint16_t *)data + CHUNK_TOKENS * dim + slot * dim,
