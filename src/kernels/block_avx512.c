@@ -12,7 +12,7 @@
 #include "kernels/unpack_avx512.h"
 #include "kernels/unroll.h"
 
-enum { HALF = UNPACK_ROWS, ROWS = 2 * HALF, TOKENS = 256, NEXT_TOKENS = 8 };
+enum { HALF = UNPACK_ROWS, ROWS = 2 * HALF, TOKENS = 128, NEXT_TOKENS = 8 };
 enum { COPY_COLUMNS = 512, COPY_BYTES = 34 };
 
 /* ROWS rows by some blocks, and the tokens they are multiplied with. */
