@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
@@ -45,6 +46,17 @@ void *mem_aligned(size_t alignment, size_t bytes)
     if (fails() || bytes > SIZE_MAX - alignment)
         return NULL;
     return aligned_alloc(alignment, (bytes + alignment - 1) & ~(alignment - 1));
+}
+
+void *mem_large(size_t bytes)
+{
+    enum { LARGE = 2 << 20 };
+    void *memory = mem_aligned(bytes < LARGE ? 64 : LARGE, bytes);
+#ifdef MADV_HUGEPAGE
+    if (memory && bytes >= LARGE) /* whether it does is the system's affair */
+        (void)madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+    return memory;
 }
 
 char *mem_strdup(const char *text)

@@ -12,6 +12,9 @@ void *mem_alloc(size_t bytes);
 void *mem_calloc(size_t count, size_t size); /* zeroed; fails on overflow */
 void *mem_realloc(void *memory, size_t bytes);
 void *mem_aligned(size_t alignment, size_t bytes); /* alignment: a power of two */
+/* 64-byte aligned; of two MiB or more, in large pages where the system has them: for rows of which a little
+ * is read at a time, so that each would need the translation of a page of its own. */
+void *mem_large(size_t bytes);
 char *mem_strdup(const char *text);
 void mem_free(void *memory);
 /* For the whole process: blocks of 64 KiB and more come from the system each for itself and go back when

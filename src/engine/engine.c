@@ -89,7 +89,7 @@ static int reserve_batch(struct engine *e)
     for (size_t p = 0; p < 3; p++) {
         if (!needed[p])
             continue;
-        e->packed[p] = mem_aligned(64, ENGINE_BATCH * kernels_packed_bytes((enum pack)p, widest));
+        e->packed[p] = mem_large(ENGINE_BATCH * kernels_packed_bytes((enum pack)p, widest));
         if (!e->packed[p])
             return -ENOMEM;
     }
