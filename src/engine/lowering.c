@@ -139,3 +139,40 @@ bool lowering_step(const struct lowering *l, struct kv_sequence *sequence)
         return false;
     return (l->rules->rule == LEVELS_DAMAGE && measure_one(l, sequence)) || lower_one(l, sequence);
 }
+
+/* Whether chunk i keeps its level while the last of `count` chunks is computed. */
+static bool kept(const struct lowering *l, size_t i, size_t count)
+{
+    if (l->rules->rule == LEVELS_FIXED)
+        return i + 1 == count;
+    return i < KEEP_FIRST || i + KEEP_NEWEST + 1 >= count;
+}
+
+int64_t lowering_least(const struct lowering *l, const uint8_t *levels, size_t count)
+{
+    struct levels_rules rules = *l->rules;
+    struct levels_chunk *facts = mem_calloc(count, sizeof *facts);
+    uint8_t *lowest = mem_alloc(count);
+    int64_t bytes = -ENOMEM;
+    if (facts && lowest) {
+        for (size_t i = 0; i < count; i++)
+            facts[i] = (struct levels_chunk){.level = levels[i], .keep = kept(l, i, count)};
+        rules.ratio = 0;
+        bytes = (int64_t)levels_choose(&rules, kv_pool_geometry(l->pool), facts, count, lowest);
+    }
+    mem_free(facts);
+    mem_free(lowest);
+    return bytes;
+}
+
+double lowering_ratio(const struct lowering *l, size_t count, uint64_t bytes)
+{
+    const struct kv_geometry *geometry = kv_pool_geometry(l->pool);
+    size_t keep = KEEP_FIRST + KEEP_NEWEST + 1;
+    uint64_t keeps = keep * kv_chunk_bytes(geometry, l->write_level);
+    if (count <= keep)
+        return l->rules->ratio;
+    double left = bytes > keeps ? (double)(bytes - keeps) : 0;
+    double ratio = left / (double)levels_budget(1, geometry, count - keep);
+    return ratio < l->rules->ratio ? ratio : l->rules->ratio;
+}

@@ -26,4 +26,11 @@ struct lowering {
 /* True: something was measured or lowered, and there may be more to do. */
 bool lowering_step(const struct lowering *lowering, struct kv_sequence *sequence);
 
+/* For a sequence of `count` chunks that does not fit its budget. The bytes they take, now at `levels`, once
+ * all that may be lowered is at the lowest that the rules allow; the last chunk stays as it is beside the
+ * newest that do, for it is computed before others are the newest. -ENOMEM. */
+int64_t lowering_least(const struct lowering *lowering, const uint8_t *levels, size_t count);
+/* The ratio at which they take no more than `bytes`, if there is one, and at most that of the rules. */
+double lowering_ratio(const struct lowering *lowering, size_t count, uint64_t bytes);
+
 #endif

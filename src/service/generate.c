@@ -98,7 +98,7 @@ static int step(struct turn *turn)
 {
     size_t end = turn->context->tokens.count;
     budget_tend(turn->service);
-    int code = residency_reserve(turn->service, turn->context, end, &turn->result->error);
+    int code = parts_reserve(turn, end);
     return code < 0 ? code : turn_compute(turn, end, true);
 }
 

@@ -4,7 +4,8 @@
  * (kv/plan.h): some chunks are read, layer after layer, some are recomputed from their tokens, together with
  * the prompt. The engine asks at each layer's gate; by then that layer of the read chunks has come in, has
  * matched its checksums and lies in the chunks. A read that fails or does not match makes its chunk lost, and
- * the pass starts over without it (invariant 6). The worker's alone. */
+ * the pass starts over without it (invariant 6). How far one pass goes is for parts.c to say. The worker's
+ * alone. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -93,7 +94,7 @@ static int own_tail(struct restore *r, size_t end)
     return 0;
 }
 
-static int find_missing(struct restore *r)
+static int find_missing(struct restore *r, size_t end)
 {
     size_t all = r->sequence->chunk_count;
     r->missing = mem_calloc(all, sizeof(struct kv_chunk *));
@@ -106,7 +107,7 @@ static int find_missing(struct restore *r)
     for (size_t i = 0; i < kv_chunks_of(r->sequence->tokens); i++) {
         struct kv_chunk *chunk = r->sequence->chunks[i];
         chunk->locked = true;
-        if (chunk->data)
+        if (chunk->data || chunk->position >= end)
             continue;
         if (chunk->stored_tokens < chunk->tokens) /* the copy is from before it grew */
             kv_chunk_forget_stored(r->sequence->pool, chunk);
@@ -134,6 +135,12 @@ static void pin(struct restore *r)
         r->planned[i].pinned = r->planned[i].bytes > 0 && r->planned[i].bytes < whole;
 }
 
+/* Those to be computed for the first time. */
+static size_t fresh_tokens(const struct restore *r, size_t end)
+{
+    return end > r->sequence->tokens ? end - r->sequence->tokens : 0;
+}
+
 static void choose(struct restore *r, size_t end)
 {
     struct service *service = r->turn->service;
@@ -141,10 +148,10 @@ static void choose(struct restore *r, size_t end)
     const struct plan_request request = {
         .chunks = r->planned,
         .count = r->count,
-        .prompt_tokens = (uint32_t)(end - r->sequence->tokens),
+        .prompt_tokens = (uint32_t)fresh_tokens(r, end),
         .prompt_position = (uint32_t)r->sequence->tokens,
         .layers = r->layers,
-        .mode = service->plan_mode,
+        .mode = r->turn->tight && service->plan_mode == PLAN_BEST ? PLAN_LOAD_ONLY : service->plan_mode,
         .serial = !service->policy->overlap,
         .forced_share = service->plan_share,
         .forced_seed = service->tick,
@@ -159,7 +166,7 @@ static void choose(struct restore *r, size_t end)
             log_debug("%s: chunk at token %u (%u tokens) is recomputed, %s", r->turn->context->id,
                       r->missing[i]->position, r->missing[i]->tokens,
                       r->missing[i]->stored ? "as planned" : "it is not on flash");
-    r->turn->result->chunks_loaded = plan.loaded;
+    r->turn->result->chunks_loaded = r->turn->reread + plan.loaded;
     r->turn->result->plan_ms = plan.total_s * 1e3;
     r->turn->result->chunks_recomputed += plan.recomputed;
 }
@@ -454,7 +461,7 @@ static int gate(void *argument, uint32_t layer)
 static int make_pass(struct restore *r, size_t end)
 {
     const struct tokens *all = &r->turn->context->tokens;
-    r->positions = mem_calloc(r->count * KV_CHUNK_TOKENS + end - r->sequence->tokens, sizeof *r->positions);
+    r->positions = mem_calloc(r->count * KV_CHUNK_TOKENS + fresh_tokens(r, end), sizeof *r->positions);
     if (!r->positions)
         return out_of_memory(r);
     for (size_t i = 0; i < r->count; i++)
@@ -545,7 +552,7 @@ static void finish(struct restore *r, int code)
     tokens_deinit(&r->tokens);
 }
 
-static int attempt(struct turn *turn, size_t end, bool logits)
+int restore_pass(struct turn *turn, size_t end, bool logits)
 {
     struct restore r = {.turn = turn,
                         .sequence = &turn->context->sequence,
@@ -553,15 +560,14 @@ static int attempt(struct turn *turn, size_t end, bool logits)
     uint64_t start = clock_ns();
     int code = own_tail(&r, end);
     if (code == 0)
-        code = find_missing(&r);
+        code = find_missing(&r, end);
     turn->result->chunks_recomputed = turn->recount;
     if (code == 0) {
         choose(&r, end);
-        turn->result->chunks_resident = kv_chunks_of(r.sequence->tokens) - r.count;
         turn->bad = mem_calloc(r.count * r.layers + 1, sizeof(struct kv_chunk *));
         code = turn->bad ? claim_missing(&r) : out_of_memory(&r);
     }
-    if (code == 0)
+    if (code == 0 && end > r.sequence->tokens)
         code = residency_reserve(turn->service, turn->context, end, &turn->result->error);
     if (code == 0)
         code = make_runs(&r);
@@ -574,25 +580,18 @@ static int attempt(struct turn *turn, size_t end, bool logits)
         code = run_pass(&r, logits);
     if (code == 0) {
         observe(&r, clock_ms_since(start) / 1e3);
-        turn->result->stall_ms = (double)r.stall_ns / 1e6;
+        turn->result->stall_ms += (double)r.stall_ns / 1e6;
         if (r.recomputed_tokens ||
             r.sequence->tokens < turn->context->computed) /* came back with the pass itself */
             r.usable_ns = clock_ns();
         turn->result->switch_ms = (double)(r.usable_ns - turn->started_ns) / 1e6;
-        turn->recomputed_tokens = r.recomputed_tokens;
+        turn->recomputed_tokens += r.recomputed_tokens;
+        turn->recount = turn->result->chunks_recomputed; /* a next part counts on */
+        turn->reread = turn->result->chunks_loaded;
         kv_sequence_advance(r.sequence, end > r.sequence->tokens ? end : r.sequence->tokens);
     }
     finish(&r, code);
     mem_free(turn->bad);
     turn->bad = NULL;
     return code;
-}
-
-int restore_run(struct turn *turn, size_t end, bool logits)
-{
-    int code;
-    do /* every time around at least one more chunk is lost, so that it ends */
-        code = attempt(turn, end, logits);
-    while (code == -EBADMSG);
-    return code == -ECANCELED ? turn_cancelled(turn) : code;
 }

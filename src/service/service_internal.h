@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 
 #include "base/random.h"
+#include "engine/lowering.h"
 #include "kv/evict.h"
 #include "kv/plan.h"
 #include "kv/policy.h"
@@ -213,7 +214,9 @@ struct turn {
     size_t prompt_end;    /* tokens with it */
     uint64_t window_turn; /* after sliding */
     size_t old_computed;
-    uint64_t recount;         /* chunks that sliding makes be computed again */
+    uint64_t recount;         /* chunks computed again before this pass, or by sliding in it */
+    uint64_t reread;          /* chunks read before this pass */
+    bool tight;               /* not all fits as it is computed: what is on flash is read */
     size_t recomputed_tokens; /* by restoring */
     struct kv_chunk **bad;    /* restore: found unreadable in this attempt */
     size_t bad_count;
@@ -233,16 +236,28 @@ int turn_cancelled(struct turn *turn);                        /* 0, or the code 
 
 /* ---- restore.c ---- */
 
-/* Brings back all that is missing of positions before sequence.tokens, and in the same pass computes those up
- * to `end`, with the logits after the last into service->logits if asked for. Moves sequence.tokens to end.
- */
-int restore_run(struct turn *turn, size_t end, bool logits);
+/* Brings back what is missing of the chunks before `end`, and in the same pass computes the positions from
+ * sequence.tokens to `end`, with the logits after the last into service->logits if asked for: one of them is
+ * to do, and `end` is the last token or a multiple of 16. Moves sequence.tokens to end if that is further.
+ * -EBADMSG: a copy on flash was bad and its chunk is lost now; another pass goes on without it. */
+int restore_pass(struct turn *turn, size_t end, bool logits);
 void restore_release(struct service *service); /* what restores keep for the next */
+
+/* ---- parts.c ---- */
+
+/* The same for the whole context up to `end`, in as many passes as the budget takes. -ENOSPC where it does
+ * not fit at the lowest levels that its policy allows. */
+int parts_restore(struct turn *turn, size_t end, bool logits);
+/* Room for the next tokens up to `end`: residency_reserve, for a context of which all is in memory, which is
+ * lowered where nothing else makes room. */
+int parts_reserve(struct turn *turn, size_t end);
 
 /* ---- settle.c ---- */
 
 /* Lowers and writes what calls left, for about limit_ms at most. True: there is more to do. */
 bool settle_run(struct service *service, unsigned limit_ms);
+/* How chunks are lowered here. */
+struct lowering settle_lowering(const struct service *service);
 /* One step of lowering on this context. False: nothing is left to lower. */
 bool settle_context(struct service *service, struct context *context);
 

@@ -4,18 +4,22 @@
  * Done in steps of one chunk, a fraction of a millisecond each, so that the next call never waits long. The
  * worker's alone. */
 #include "base/clock.h"
-#include "engine/lowering.h"
 #include "service/service_internal.h"
 
-bool settle_context(struct service *service, struct context *context)
+struct lowering settle_lowering(const struct service *service)
 {
-    const struct lowering lowering = {
+    return (struct lowering){
         .engine = service->engine,
         .pool = service->pool,
         .rules = &service->policy->levels,
         .write_level = service->kv_level,
         .room = service->lowered,
     };
+}
+
+bool settle_context(struct service *service, struct context *context)
+{
+    const struct lowering lowering = settle_lowering(service);
     return lowering_step(&lowering, &context->sequence);
 }
 

@@ -150,7 +150,7 @@ static int restore(struct turn *turn, size_t end, bool logits)
     struct service *service = turn->service;
     size_t have = context->sequence.tokens, once = context->computed > have ? context->computed : have;
     turn->recount = kv_chunks_of(once) - kv_chunks_of(have); /* slid to other positions: computed again */
-    int code = restore_run(turn, end, logits);
+    int code = parts_restore(turn, end, logits);
     if (code < 0)
         return code;
     size_t again = turn->recomputed_tokens + (once - have);

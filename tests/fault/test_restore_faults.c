@@ -23,7 +23,15 @@
 #include "os/file.h"
 #include "support/service_rig.h"
 
-enum { CONTEXTS = 3, ROUNDS = 40, WARM = 6, REPLY = 8, CHUNK_BYTES = 49152, PATH = 512 };
+enum {
+    CONTEXTS = 3,
+    ROUNDS = 40,
+    WARM = 6,
+    REPLY = 8,
+    CHUNK_BYTES = 49152,
+    CHUNK8_BYTES = 25344,
+    PATH = 512
+};
 
 static const char me[] = "1000/tests";
 
@@ -264,9 +272,16 @@ static struct service_options lossy(void)
     return options;
 }
 
-static void test_operations_at_low_levels(void **state)
+/* No context fits as it is computed: it comes back in parts. */
+static struct service_options larger(void)
 {
-    (void)state;
+    struct service_options options = lossy();
+    options.kv_budget_bytes = 8 * CHUNK8_BYTES;
+    return options;
+}
+
+static void operations_at_low_levels(const struct service_options *given)
+{
     static const struct {
         unsigned mask;
         int code;
@@ -276,7 +291,7 @@ static void test_operations_at_low_levels(void **state)
     };
     log_set_level(LOG_LEVEL_ERROR);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        struct service_options options = lossy();
+        struct service_options options = *given;
         options.force_split = kinds[i].mask == OS_FAULT_READ;
         options.evict_all = kinds[i].mask == OS_FAULT_OPEN || kinds[i].mask == OS_FAULT_READ;
         long once = fail_in_turn(&options, kinds[i].mask, kinds[i].code, false, 8);
@@ -284,6 +299,14 @@ static void test_operations_at_low_levels(void **state)
         if (once == 0 || on < 2)
             fail_msg("kind %u: %ld and %ld faults", kinds[i].mask, once, on);
     }
+}
+
+static void test_operations_at_low_levels(void **state)
+{
+    (void)state;
+    const struct service_options small_levels = lossy(), parts = larger();
+    operations_at_low_levels(&small_levels);
+    operations_at_low_levels(&parts);
 }
 
 static void test_short_reads(void **state)
@@ -420,6 +443,11 @@ static void test_allocations(void **state)
     allocations(&options, false);
     options.evict_all = options.force_split = true;
     allocations(&options, true);
+    options = larger();
+    allocations(&options, false);
+    options.evict_all = options.force_split = true;
+    options.recompute_share = 0.5;
+    allocations(&options, false);
 }
 
 /* ---- chunk files that are damaged or gone ---- */
@@ -492,9 +520,10 @@ static void delete (const char *path)
 }
 
 /* Between calls; again: the service is closed for it and opened again. */
-static void damage(void (*act)(const char *path), bool again, const char *words)
+static void damage(const struct service_options *given, void (*act)(const char *path), bool again,
+                   const char *words)
 {
-    struct service_options options = small();
+    struct service_options options = *given;
     options.evict_all = options.force_split = true;
     struct talk talk;
     talk_open(&talk, &options);
@@ -527,20 +556,28 @@ static void damage(void (*act)(const char *path), bool again, const char *words)
 static void test_damage(void **state)
 {
     (void)state;
-    damage(flip, false, "is recomputed");
-    damage(halve, false, "is recomputed");
-    damage(empty, false, "is recomputed");
-    damage(delete, false, "");
+    struct service_options options = small();
+    damage(&options, flip, false, "is recomputed");
+    damage(&options, halve, false, "is recomputed");
+    damage(&options, empty, false, "is recomputed");
+    damage(&options, delete, false, "");
+    options = larger();
+    damage(&options, flip, false, "is recomputed");
+    damage(&options, empty, false, "is recomputed");
 }
 
 static void test_damage_while_closed(void **state)
 {
     (void)state;
-    damage(flip, true, "is recomputed");
-    damage(flip_header, true, "damaged chunk file");
-    damage(halve, true, "damaged chunk file");
-    damage(empty, true, "damaged chunk file");
-    damage(delete, true, "");
+    struct service_options options = small();
+    damage(&options, flip, true, "is recomputed");
+    damage(&options, flip_header, true, "damaged chunk file");
+    damage(&options, halve, true, "damaged chunk file");
+    damage(&options, empty, true, "damaged chunk file");
+    damage(&options, delete, true, "");
+    options = larger();
+    damage(&options, flip, true, "is recomputed");
+    damage(&options, delete, true, "");
 }
 
 /* The whole directory goes, under files that are open and files that are not. */
