@@ -293,7 +293,8 @@ int database_open(struct database *database, const char *path, const char *model
     static const char pragmas[] = "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL;"
                                   "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
                                   "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;"
-                                  "PRAGMA secure_delete = ON; PRAGMA temp_store = MEMORY;";
+                                  "PRAGMA secure_delete = ON; PRAGMA temp_store = MEMORY;"
+                                  "PRAGMA cache_size = -256;"; /* KiB: a context's turns, not the journal */
     *database = (struct database){0};
     int code = create_file(path, error);
     if (code < 0)
