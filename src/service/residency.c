@@ -308,11 +308,6 @@ static void delete_files(struct service *service)
         swapout_abandon(service, ids.data + i);
         chunk_store_delete_context(service->store, ids.data + i);
     }
-    if (service->store && ids.length) {
-        pthread_mutex_lock(&service->lock);
-        service->stored_bytes = chunk_store_bytes(service->store);
-        pthread_mutex_unlock(&service->lock);
-    }
     buffer_deinit(&ids);
 }
 

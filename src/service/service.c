@@ -580,7 +580,7 @@ void service_status(struct service *service, struct service_status *out)
         out->contexts_resident += context->shown.bytes > 0;
     out->calls_running = service->running != NULL;
     out->calls_waiting = service->queue.count;
-    out->stored_bytes = service->stored_bytes;
+    out->stored_bytes = service->store ? chunk_store_bytes(service->store) : 0;
     out->kv_budget_bytes = service->budget;
     out->kv_allowed_bytes = service->target;
     out->pressure = service->pressed;

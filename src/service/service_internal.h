@@ -116,7 +116,6 @@ struct service {
     uint64_t stretched;        /* worker: what the running call needs beyond the target */
     struct pressure *pressure; /* fixed; NULL: not watched */
 
-    uint64_t stored_bytes;    /* lock: chunk files on flash, as the worker saw last */
     struct swapout *swapping; /* lock: handed to the writer, NULL: none */
     bool swapped;             /* lock: the writer is done with it */
     bool writer_quit;         /* lock */

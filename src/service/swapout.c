@@ -211,9 +211,6 @@ bool swapout_finish(struct service *service, bool wait)
         if (strcmp(context->id, out->context) == 0)
             context_publish(service, context);
     bool written = out->code == 0;
-    destroy(service, out); /* what was written in vain goes with it */
-    pthread_mutex_lock(&service->lock);
-    service->stored_bytes = chunk_store_bytes(service->store);
-    pthread_mutex_unlock(&service->lock);
+    destroy(service, out);
     return written;
 }

@@ -245,6 +245,11 @@ static void test_refused(void **state)
     rig_new(service, rig_me, rig_system_prompt, id);
     struct rig_reply reply = ask_within(service, id, rig_prompts[1], 8);
     rig_reply_deinit(&reply);
+    struct service_status status = {0};
+    for (int ms = 0; ms < 5000 && !status.stored_bytes; ms++) { /* it is written once it is lowered */
+        usleep(1000);
+        service_status(service, &status);
+    }
     struct context_info before = rig_info(service, id);
     reply = call_within(service, id, words(WORDS), 8);
     assert_int_equal(reply.result.code, -ENOSPC);
