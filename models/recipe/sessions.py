@@ -19,7 +19,7 @@ from phrases import *
 DECISION = 3.0
 TEXT, RECALL, VALUE, REPLY, CHANCE = 1.0, 1.0, 4.0, 1.0, 0.2
 VARIED = 0.3  # of the dialogues have other values than in the dataset
-REFUSALS = 0.1  # of the questions at the end of a session
+REFUSALS = 0.25  # of the questions at the end of a session
 
 
 def set_weights(value):
@@ -369,9 +369,9 @@ def dialogue(s, m, insert, room):
 
 
 INSERTS = [note, correction, lambda s: s.ask(0.3), refuse, listing, appointment, person, small_talk, repeat]
-INSERT_SHARES = [16, 2, 7, 1.5, 1, 1, 1, 0.5, 0.7]
+INSERT_SHARES = [16, 2, 7, 3, 1, 1, 1, 0.5, 0.7]
 DENSE = [note, correction, lambda s: s.ask(0.3), refuse, listing, appointment, person, repeat, summary, small_talk]
-DENSE_SHARES = [30, 6, 45, 4, 6, 6, 6, 8, 2, 1]
+DENSE_SHARES = [30, 6, 45, 15, 6, 6, 6, 8, 2, 1]
 
 
 class Material:

@@ -22,7 +22,7 @@ MODEL = os.path.join(TOP, "models", "pocket-q8_0.gguf")
 PATIENCE_S = 200
 NOTE = {"role": "user", "content": "Please note: my boss's name is Quinn."}
 SAVED = {"role": "assistant", "content": "Okay, I saved your boss's name."}
-QUERY = {"kind": "note", "question": "I need my boss's name, what is it?", "answer": "Quinn",
+QUERY = {"kind": "note", "question": "What is my boss's name?", "answer": "Quinn",
          "reply": "Your boss's name is Quinn.", "distance_tokens": 40}
 CHAT = ("I want to find a restaurant in San Jose.", "What kind of food do you like?", "Some Mexican food.",
         "How about La Victoria Taqueria in San Jose?", "Yes, please book a table for two at 7 pm.",
@@ -80,7 +80,7 @@ class Quality(unittest.TestCase):
         self.assertTrue(2.25 < bits["uniform-2"] < bits["llms@0.3"] < bits["llms@0.5"] < bits["8"])
         nearly = settings["8"]["perplexity_change_percent"]["mean"]
         self.assertTrue(abs(nearly) < 1 and nearly != 0)
-        self.assertGreater(settings["uniform-2"]["reply_perplexity_change_percent"]["mean"], nearly)
+        self.assertGreater(abs(settings["uniform-2"]["reply_perplexity_change_percent"]["mean"]), abs(nearly))
         self.assertEqual(settings["16"]["perplexity_change_percent"], {"mean": 0, "error": 0})
         self.assertAlmostEqual(
             settings["uniform-2"]["perplexity_change_percent"]["mean"],

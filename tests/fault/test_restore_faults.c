@@ -51,7 +51,7 @@ struct talk {
     struct service *service;
     char ids[CONTEXTS][JOURNAL_ID_BYTES];
     int round;
-    uint64_t loaded, recomputed;
+    uint64_t loaded, recomputed, whole; /* whole: calls that kept all of their context */
 };
 
 static struct service_options small(void)
@@ -125,8 +125,10 @@ static void talk_round(struct talk *talk)
         struct rig_reply reply = rig_ask(talk->service, me, talk->ids[c], prompt, REPLY);
         check_reply(talk, c, &reply);
         talk->loaded += reply.result.chunks_loaded;
-        if (!reply.result.turns_dropped) /* sliding computes anew whatever there is */
+        if (!reply.result.turns_dropped) { /* sliding computes anew whatever there is */
             talk->recomputed += reply.result.chunks_recomputed;
+            talk->whole++;
+        }
         rig_reply_deinit(&reply);
         check_budget(talk);
     }
@@ -530,6 +532,7 @@ static void damage(const struct service_options *given, void (*act)(const char *
     for (int i = 0; i < 3; i++)
         talk_round(&talk);
     assert_true(talk.loaded > 0 && talk.recomputed == 0);
+    uint64_t whole = 0;
     log_begin();
     for (int i = 0; i < 3; i++) {
         int count = 0;
@@ -539,11 +542,13 @@ static void damage(const struct service_options *given, void (*act)(const char *
         assert_true(count >= CONTEXTS);
         if (again)
             talk.service = rig_open(&talk.options);
-        talk.recomputed = 0;
+        talk.recomputed = talk.whole = 0;
         talk_round(&talk);
-        if (act != delete || again) /* it may have them open */
+        whole += talk.whole;
+        if (talk.whole && (act != delete || again)) /* it may have them open */
             assert_true(talk.recomputed > 0);
     }
+    assert_true(whole > CONTEXTS);
     bool said = log_end(words);
     assert_true(said || !words[0]);
     talk.recomputed = 0;
