@@ -324,7 +324,7 @@ static void open_search(const struct plan_rates *rates, const struct plan_reques
 static void choose_best(const struct plan_rates *rates, const struct plan_request *request, bool *recompute)
 {
     struct search s;
-    struct choice best;
+    struct choice best = {.runs = 0};
     size_t group = (request->count + UNITS - 1) / UNITS, free_units = 0;
     if (request->count == 0)
         return;
