@@ -74,12 +74,11 @@ int engine_forward(struct engine *engine, const struct engine_batch *batch, stru
 /* Pieces of other work on the compute threads (base/workers.h), between two passes or at a gate. */
 void engine_run(struct engine *engine, workers_fn *run, void *argument, unsigned pieces);
 
-/* Writes the K and V of a chunk's first `tokens` slots at a lower level into `to` (kv_chunk_bytes(to_level)
- * bytes). Returns the squared error that added. Safe beside engine_forward as long as `from` is not written.
- */
-struct engine_damage {
+struct engine_damage { /* squared errors */
     double keys, values;
 };
+/* Writes the K and V of a chunk's first `tokens` slots at a lower level into `to` (kv_chunk_bytes(to_level)
+ * bytes). Returns what that added. Safe beside engine_forward as long as `from` is not written. */
 struct engine_damage engine_lower(const struct engine *engine, const void *from, uint8_t from_level,
                                   uint8_t tokens, void *to, uint8_t to_level);
 

@@ -13,6 +13,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "engine/engine.h"
+#include "engine/engine_internal.h"
 #include "engine/lowering.h"
 
 enum { TOKENS = 150 };
@@ -101,6 +102,51 @@ static void batches_and_threads_do_not_matter(void **state)
             }
             finish(&whole);
         }
+}
+
+/* A batch of three parts, taken through the layers together, or one after the other, or given in pieces. */
+static void parts_and_spans_do_not_matter(void **state)
+{
+    (void)state;
+    enum { LONG = 2 * ENGINE_BATCH + 88, LAST = 20, WAYS = 3 };
+    static const size_t most[WAYS] = {LONG, LONG, 100};
+    struct run runs[WAYS] = {0};
+    int32_t tokens[LONG];
+    struct random r = {5};
+    for (int i = 0; i < LONG; i++)
+        tokens[i] = (int32_t)random_below(&r, 4096);
+    for (int w = 0; w < WAYS; w++) {
+        struct error error;
+        start(&runs[w], models[0], 2, 8);
+        assert_true(runs[w].engine->span > LONG);
+        if (w == 1)
+            runs[w].engine->span = ENGINE_BATCH;
+        assert_int_equal(kv_sequence_reserve(&runs[w].sequence, LONG, 8), 0);
+        for (size_t at = 0, n; at < LONG; at += n) {
+            n = most[w] < LONG - at ? most[w] : LONG - at;
+            size_t first = LONG - LAST > at ? LONG - LAST : at; /* of those whose logits are wanted */
+            const struct engine_batch batch = {.sequence = &runs[w].sequence,
+                                               .tokens = tokens + at,
+                                               .count = n,
+                                               .logits_from = first - at < n ? first - at : n,
+                                               .logits = runs[w].logits +
+                                                         (first - (LONG - LAST)) * runs[w].vocabulary,
+                                               .density_tokens = n};
+            assert_int_equal(engine_forward(runs[w].engine, &batch, &error), 0);
+            kv_sequence_advance(&runs[w].sequence, at + n);
+        }
+    }
+    size_t bytes = kv_chunk_bytes(kv_pool_geometry(runs[0].pool), 8);
+    for (int w = 1; w < WAYS; w++) {
+        for (size_t c = 0; c < kv_chunks_of(LONG); c++) {
+            const struct kv_chunk *a = runs[0].sequence.chunks[c], *b = runs[w].sequence.chunks[c];
+            assert_memory_equal(a->data, b->data, bytes);
+            assert_true(a->rows > 0 && a->rows == b->rows && a->received == b->received);
+        }
+        assert_memory_equal(runs[0].logits, runs[w].logits, LAST * runs[0].vocabulary * sizeof(float));
+    }
+    for (int w = 0; w < WAYS; w++)
+        finish(&runs[w]);
 }
 
 static void instruction_sets_agree(void **state)
@@ -286,9 +332,13 @@ static void damage_is_that_of_lowering(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(batches_and_threads_do_not_matter), cmocka_unit_test(instruction_sets_agree),
-        cmocka_unit_test(recomputed_chunks_are_the_same),    cmocka_unit_test(bad_batches_are_refused),
-        cmocka_unit_test(opening_survives_memory_faults),    cmocka_unit_test(model_is_described),
+        cmocka_unit_test(batches_and_threads_do_not_matter),
+        cmocka_unit_test(parts_and_spans_do_not_matter),
+        cmocka_unit_test(instruction_sets_agree),
+        cmocka_unit_test(recomputed_chunks_are_the_same),
+        cmocka_unit_test(bad_batches_are_refused),
+        cmocka_unit_test(opening_survives_memory_faults),
+        cmocka_unit_test(model_is_described),
         cmocka_unit_test(damage_is_that_of_lowering),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
