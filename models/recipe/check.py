@@ -54,6 +54,16 @@ def check_loss():
     assert all(torch.allclose(x.grad, z.grad, atol=1e-3) for x, z in zip(a, b))
 
 
+def check_gated():
+    """silu(gate) * up against PyTorch's, with its gradients."""
+    a = [torch.randn(40, 30).requires_grad_() for _ in range(2)]
+    b = [x.detach().clone().requires_grad_() for x in a]
+    one, plain = network.Gated.apply(*a), F.silu(b[0]) * b[1]
+    g = torch.randn_like(plain)
+    one.backward(g), plain.backward(g)
+    assert torch.allclose(one, plain, atol=1e-5) and all(torch.allclose(x.grad, z.grad, atol=1e-5) for x, z in zip(a, b))
+
+
 def check_steps():
     """A reply token by token gives what the whole text at once gives."""
     net = network.Network(SMALL)
@@ -91,7 +101,7 @@ def check_sessions(source):
         assert m.tok.decode(ids) == "".join(f"{role}\n{text}\n" for role, text in s.turns)
         for reply, at, spans in s.replies:
             above = "\n".join(text for _, text in s.turns[:at]).lower()
-            refused = reply.startswith("You have not")
+            refused = "never told" in reply or "never mentioned" in reply
             answers, refusals = answers + 1, refusals + refused
             for x in spans if not refused and not reply.startswith("We talked about") else ():
                 missing = [w for w in x.lower().replace(",", " ").split() if w.strip(".;") not in above and w not in ("yes", "and")]
@@ -134,7 +144,7 @@ def main():
     torch.manual_seed(3)
     with tempfile.TemporaryDirectory() as folder:
         for check, arguments in (
-            (check_attention, ()), (check_loss, ()), (check_steps, ()), (check_orthogonal, ()), (check_gguf, (folder,)),
+            (check_attention, ()), (check_loss, ()), (check_gated, ()), (check_steps, ()), (check_orthogonal, ()), (check_gguf, (folder,)),
             (check_sessions, (a.source,)), (check_learning, (a.source,)), (check_command, (a.source, a.eval, folder)),
         ):
             check(*arguments)

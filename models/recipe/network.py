@@ -134,6 +134,23 @@ def attend(q, k, v):
     return AttendBlocks.apply(q, k, v)
 
 
+class Gated(torch.autograd.Function):
+    """silu(gate) * up. PyTorch's own silu takes four times as long in bfloat16 as a sigmoid and products."""
+
+    @staticmethod
+    def forward(ctx, gate, up):
+        s = torch.sigmoid(gate)
+        ctx.save_for_backward(gate, up, s)
+        return (s * gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx, g):
+        gate, up, s = ctx.saved_tensors
+        silu = s * gate
+        # the derivative of silu: s + silu (1 - s)
+        return torch.addcmul(silu, silu, s, value=-1).add_(s).mul_(up).mul_(g), silu.mul_(g)
+
+
 class Block(nn.Module):
     def __init__(self, shape, rotary, dropout):
         super().__init__()
@@ -164,7 +181,7 @@ class Block(nn.Module):
             k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
         x = x + self.drop(self.o(attend(q, k, v).transpose(1, 2).reshape(b, n, width)))
         h = self.n2(x)
-        return x + self.drop(self.down(F.silu(self.gate(h)) * self.up(h))), (k, v)
+        return x + self.drop(self.down(Gated.apply(self.gate(h), self.up(h)))), (k, v)
 
 
 class WeightedLoss(torch.autograd.Function):
@@ -179,14 +196,13 @@ class WeightedLoss(torch.autograd.Function):
         each, block = torch.empty(h.shape[0], dtype=torch.float32, device=h.device), LOSS_BLOCK[h.device.type]
         for i in range(0, h.shape[0], block):
             s = slice(i, i + block)
-            logits = F.linear(h[s], emb).float()
-            logits -= torch.logsumexp(logits, -1, keepdim=True)
-            each[s] = -logits.gather(1, y[s, None]).squeeze(1)
-            g = logits.exp_()
-            g.scatter_add_(1, y[s, None], torch.full_like(g[:, :1], -1))
-            g = (g * w[s, None]).to(h.dtype)
-            dh[s] = g @ emb
-            demb += g.t() @ h[s]
+            p = F.softmax(F.linear(h[s], emb), -1, dtype=torch.float32)
+            right = p.gather(1, y[s, None])
+            each[s] = -right.clamp(min=1e-30).log().squeeze(1)
+            g = p.scatter_(1, y[s, None], right - 1).to(h.dtype)
+            weight = w[s, None].to(h.dtype)
+            dh[s] = (g @ emb).mul_(weight)
+            demb += g.t() @ (h[s] * weight)
         ctx.save_for_backward(dh, demb)
         return (each * w).sum(), each
 

@@ -15,10 +15,9 @@ from dialogues import ACK, ASK, NAMES, NOTE, THINGS
 from phrases import *
 
 # Weights of tokens: what is said; a reply that recalls, and the recalled words in it (set_weights()); a request made up, and
-# the values made up in it. A recalling reply's first word is the decision between "You have not" and "Your": the same for both.
-DECISION = 3.0
+# the values made up in it.
 TEXT, RECALL, VALUE, REPLY, CHANCE = 1.0, 1.0, 4.0, 1.0, 0.2
-VARIED = 0.3  # of the dialogues have other values than in the dataset
+VARIED = 0.5  # of the dialogues have other values than in the dataset
 REFUSALS = 0.25  # of the questions at the end of a session
 
 
@@ -70,10 +69,7 @@ class Session:
 
     def reply(self, text, values=()):
         self.replies.append((text, len(self.turns), values))
-        first = len(self.ids) + len(self.tok.head("assistant"))
         self.say("assistant", text, RECALL, values, VALUE)
-        if self.weights[first] == RECALL:
-            self.weights[first] = DECISION
 
     def learn(self, key, fact):
         self.known.pop(key, None)
@@ -128,7 +124,7 @@ def asker(thing, value):
             s.reply(f"{value}", [value])
         else:
             s.question(s.r.choice(ASK_IF).format(t=thing))
-            s.reply(f"Yes, your {thing} is {value}.", [value])
+            s.reply(f"Your {thing} is {value}.", [value])
 
     return ask
 
@@ -266,14 +262,18 @@ def repeat(s):
 
 
 def refuse(s):
-    """Something that was never said."""
+    """Something that was never said. The reply begins as one that recalls and says so where the value would stand: there the
+    search for the value has just failed, whereas its first word would have to know that ahead."""
     r = s.r
     x = r.random()
     if x < 0.55:
         thing = fresh_thing(s)
-        if thing:
-            s.question(r.choice(ASK if r.random() < 0.6 else MORE_ASK + ASK_SHORT + ASK_IF).format(t=thing))
-            s.reply(f"You have not told me your {thing}.")
+        if thing and r.random() < 0.1:
+            s.question(r.choice(ASK_SHORT).format(t=thing))
+            s.reply("Not known, you never told me.", ["Not known"])
+        elif thing:
+            s.question(r.choice(ASK if r.random() < 0.6 else MORE_ASK + ASK_IF).format(t=thing))
+            s.reply(f"Your {thing} is not known to me, you never told me.", ["not known"])
     elif x < 0.8:
         slots = {k[1:] for k in s.known if k[0] == "fact"}
         domain, slot = r.choice(s.m.slots)
@@ -281,17 +281,22 @@ def refuse(s):
         if domain not in s.domains and not any(w == word for _, w in slots):
             slot = slot.replace("_", " ")
             s.question(r.choice(base.RECALL_Q).format(slot=slot, dom=word))
-            s.reply(f"You have not told me the {slot} for the {word}.")
-    elif x < 0.9:
+            s.reply(r.choice(base.RECALL_A).format(slot=slot, dom=word, v="never mentioned"), ["never mentioned"])
+    elif x < 0.87:
         name = r.choice(list(LISTS))
         if name not in s.lists:
             s.question(r.choice(LIST_ASK).format(n=name))
-            s.reply(f"You have not given me a {name}.")
+            s.reply(f"Your {name}: nothing, you never told me of one.", ["nothing"])
+    elif x < 0.93:
+        what = r.choice(MEETINGS).format(n=r.choice(NAMES))
+        if ("meeting", what) not in s.known:
+            s.question(r.choice(WHEN).format(w=what))
+            s.reply(f"{what[0].upper() + what[1:]} is not known to me, you never told me of it.", ["not known"])
     else:
         who, k = r.choice(PEOPLE), r.choice(list(PERSON_TELL))
         if ("person", who, k) not in s.known:
             s.question(r.choice(PERSON_ASK).format(k=k, w=who))
-            s.reply(f"You have not told me the {who}'s {k}.")
+            s.reply(f"The {who}'s {k} is not known to me, you never told me.", ["not known"])
 
 
 def summary(s):
