@@ -14,16 +14,30 @@
  * Rotated chunks are scored with the rotated query; their weighted V is summed apart and rotated back once.
  *
  * Canonical order, per query and head, x being the query, or in a rotated chunk the query rotated, and K and
- * V the halves (16), the codes (8), code - mid (4, and 3's K), all of them exact in float, or by channel code
- * * step + low of the dimension (fused):
+ * V the halves (16), code - mid (4, and 3's K), all of them exact in float, or by channel code * step + low
+ * of the dimension (fused):
  *
- *   score[t]  (sum over d ascending, fused, of x[d] * K[d][t]) * K scale (8, 4 and 3 only) * scale
+ *   score[t]  (sum over d ascending, fused, of x[d] * K[d][t]) * K scale (4 and 3 only) * scale
  *   p[t]      exp(score[t] - the largest visible score), by the kernels' own polynomial
  *   total     of p, in 16 lanes by t mod 16, lanes then added in a fixed tree
  *   w[t]      p[t] * V scale (8 and 4 only)
- *   A[d]      sum over t of chunks that are not rotated, ascending, fused, of w[t] * V[t][d]
- *   B[d]      the same over t of rotated chunks
+ *   A[d]      first of level 8, as below; then, on top of it, the sum over t of the other chunks that are not
+ *             rotated, ascending, fused, of w[t] * V[t][d]
+ *   B[d]      the same over t of rotated chunks, from 0
  *   out[d]    (A[d] + (R B)[d]) / total; A[d] / total where the query sees no rotated chunk
+ *
+ * Chunks of level 8 are taken by integers, whose sums are exact in any order. Values whose largest magnitude
+ * is m are rounded to n = x * (32767 / m), nearest, ties to even; one such integer stands for step = m /
+ * 32767. (An m below 2^-100 counts as 0: all n and step are 0. An m that is not finite makes step NaN.)
+ *
+ *   score[t]  (sum over d of n[d] * code of K[d][t], rounded once to float) * K scale * (step * scale), n and
+ *             step the query's
+ *   A[d]      sum, from 0, fused, over groups of 16 chunks ascending (chunks 16 g .. 16 g + 15) of
+ *             (sum over t of n[t] * code of V[t][d], rounded once to float) * step, n and step those of the
+ * w[t] that the query sees in the group's chunks of level 8
+ *
+ * With 16 bits for what the 8-bit codes meet, that rounding is a small part of the codes' own error, however
+ * flat attention is: n is rounded by the largest w of 256 positions. No sum exceeds 256 * 32767 * 128.
  *
  * So what a row gives does not depend on other rows, and where no chunk is rotated nothing is. */
 #ifndef LLMS_KERNELS_ATTENTION_H
@@ -57,9 +71,9 @@ struct attention {
 /* Queries a kernel works on at once; more are done in blocks of so many. */
 enum { ATTENTION_QUERIES = 8, ATTENTION_DIM = 256 };
 
-/* The scratch: for each row of a block its query and its B, rotated, ATTENTION_DIM floats each, then the
- * block's probabilities. */
-enum { ATTENTION_ROTATED = 2 * ATTENTION_QUERIES * ATTENTION_DIM };
+/* The scratch: for each row of a block its query rotated, its B and its A, ATTENTION_DIM floats each, and its
+ * query's integers, half that; then the block's probabilities. */
+enum { ATTENTION_ROW = 7 * ATTENTION_DIM / 2, ATTENTION_ROOM = ATTENTION_QUERIES * ATTENTION_ROW };
 size_t attention_scratch_floats(size_t max_visible);
 
 /* Every kernel table also has

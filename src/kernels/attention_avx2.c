@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/attention.h"
+#include "kernels/attention_codes_avx2.h"
 #include "kernels/attention_shared.h"
 #include "kernels/codec.h"
 #include "kernels/kernels_internal.h"
@@ -11,14 +12,11 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { ROWS = 4 };
+enum { ROWS = CODES_ROWS };
 
-INLINE __m256 load8(const void *data, size_t index, uint8_t level)
+INLINE __m256 load8(const void *data, size_t index)
 {
-    if (level == 16)
-        return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)((const uint16_t *)data + index)));
-    __m128i codes = _mm_loadl_epi64((const __m128i *)((const int8_t *)data + index));
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)((const uint16_t *)data + index)));
 }
 
 INLINE __m256 load_scales(const uint16_t *scales)
@@ -26,14 +24,15 @@ INLINE __m256 load_scales(const uint16_t *scales)
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)scales));
 }
 
-INLINE void score_chunk(const struct attention *a, const float *const *q, size_t rows, const void *data,
-                        uint8_t level, float *scores, size_t stride)
+/* Scores of `rows` queries over a chunk of level 16 into scores[row * stride]. */
+INLINE void score_16(const struct attention *a, const float *const *q, size_t rows, const void *data,
+                     float *scores, size_t stride)
 {
     __m256 sum[ROWS][2];
     for (size_t r = 0; r < rows; r++)
         sum[r][0] = sum[r][1] = _mm256_setzero_ps();
     for (size_t d = 0; d < a->dim; d++) {
-        __m256 k0 = load8(data, d * CHUNK_TOKENS, level), k1 = load8(data, d * CHUNK_TOKENS + 8, level);
+        __m256 k0 = load8(data, d * CHUNK_TOKENS), k1 = load8(data, d * CHUNK_TOKENS + 8);
         for (size_t r = 0; r < rows; r++) {
             __m256 x = _mm256_broadcast_ss(&q[r][d]);
             sum[r][0] = _mm256_fmadd_ps(x, k0, sum[r][0]);
@@ -42,11 +41,8 @@ INLINE void score_chunk(const struct attention *a, const float *const *q, size_t
     }
     __m256 scale = _mm256_set1_ps(a->scale);
     for (size_t r = 0; r < rows; r++)
-        for (size_t i = 0; i < 2; i++) {
-            if (level == 8)
-                sum[r][i] = _mm256_mul_ps(sum[r][i], load_scales(codec_scales(data, 8, a->dim) + 8 * i));
+        for (size_t i = 0; i < 2; i++)
             _mm256_storeu_ps(scores + r * stride + 8 * i, _mm256_mul_ps(sum[r][i], scale));
-        }
 }
 
 /* The part-th code of so many bits in each lane's byte. */
@@ -193,12 +189,13 @@ static void scale_values(const struct attention *a, float *p, size_t rows, size_
     }
 }
 
+/* Adds p[t] * V[t][d0 .. d0 + 8 vectors) of one chunk of level 16 for t < tokens. */
 INLINE void add_values(__m256 sum[][2], const float *p, size_t stride, size_t rows, const void *data,
-                       size_t dim, uint8_t level, size_t d0, size_t vectors, size_t tokens)
+                       size_t dim, size_t d0, size_t vectors, size_t tokens)
 {
     for (size_t t = 0; t < tokens; t++) {
         size_t at = CHUNK_TOKENS * dim + t * dim + d0;
-        __m256 v0 = load8(data, at, level), v1 = vectors > 1 ? load8(data, at + 8, level) : v0;
+        __m256 v0 = load8(data, at), v1 = vectors > 1 ? load8(data, at + 8) : v0;
         for (size_t r = 0; r < rows; r++) {
             __m256 w = _mm256_broadcast_ss(&p[r * stride + t]);
             sum[r][0] = _mm256_fmadd_ps(w, v0, sum[r][0]);
@@ -265,9 +262,11 @@ INLINE void add_gathered(__m256 *sum, const float *p, size_t stride, size_t rows
 struct block {
     const struct attention *a;
     float *q_rotated, *back; /* [rows][ATTENTION_DIM]: R q, and R B (b before it is rotated back) */
+    float *sums;             /* [rows][ATTENTION_DIM]: A of level 8, where there is some */
+    int16_t *n;              /* [rows][ATTENTION_DIM]: the queries as integers */
     float *p;                /* [rows][stride] */
     size_t stride, chunks, most, first_rotated; /* positions */
-    bool paper;                                 /* it sees a chunk of the paper's codec */
+    bool paper, codes;                          /* it sees a chunk of the paper's codec, one of level 8 */
     const uint32_t *visible;
     float *const *out;
     float totals[ROWS];
@@ -281,18 +280,23 @@ INLINE void finish(const struct block *b, size_t row, size_t d, __m256 sum)
     _mm256_storeu_ps(b->out[row] + d, _mm256_div_ps(sum, _mm256_set1_ps(b->totals[row])));
 }
 
+/* What 8 dimensions of a row's A begin with. */
+INLINE __m256 begin(const struct block *b, size_t row, size_t d)
+{
+    return b->codes ? _mm256_loadu_ps(b->sums + row * ATTENTION_DIM + d) : _mm256_setzero_ps();
+}
+
 INLINE void weigh(const struct block *b, size_t rows, size_t d0, size_t vectors)
 {
     __m256 sum[ROWS][2];
     for (size_t r = 0; r < rows; r++)
-        sum[r][0] = sum[r][1] = _mm256_setzero_ps();
+        for (size_t i = 0; i < vectors; i++)
+            sum[r][i] = begin(b, r, d0 + 8 * i);
     for (size_t t = 0; t < b->most; t += CHUNK_TOKENS) {
         const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
         size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
         if (c->level == 16)
-            add_values(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 16, d0, vectors, tokens);
-        else if (c->level == 8)
-            add_values(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 8, d0, vectors, tokens);
+            add_values(sum, b->p + t, b->stride, rows, c->data, b->a->dim, d0, vectors, tokens);
     }
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < vectors; i++)
@@ -306,7 +310,7 @@ static void weigh_paper(const struct block *b, size_t rows, size_t d0)
     const struct gather four = gather_of(dim, 4, d0), two = gather_of(dim, 2, d0);
     __m256 sum[ROWS];
     for (size_t r = 0; r < rows; r++)
-        sum[r] = _mm256_setzero_ps();
+        sum[r] = begin(b, r, d0);
     for (size_t t = 0; t < b->most; t += CHUNK_TOKENS) {
         const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
         size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
@@ -315,10 +319,9 @@ static void weigh_paper(const struct block *b, size_t rows, size_t d0)
             add_gathered(sum, p, b->stride, rows, c->data, dim, CODEC_PAPER | 4, &four, d0, tokens);
         else if (c->level == (CODEC_PAPER | 2))
             add_gathered(sum, p, b->stride, rows, c->data, dim, CODEC_PAPER | 2, &two, d0, tokens);
-        else if (!attention_rotated(c))
+        else if (c->level == 16)
             for (size_t i = 0; i < tokens; i++) {
-                size_t at = CHUNK_TOKENS * dim + i * dim + d0;
-                __m256 v = c->level == 16 ? load8(c->data, at, 16) : load8(c->data, at, 8);
+                __m256 v = load8(c->data, CHUNK_TOKENS * dim + i * dim + d0);
                 for (size_t r = 0; r < rows; r++)
                     sum[r] = _mm256_fmadd_ps(_mm256_set1_ps(p[r * b->stride + i]), v, sum[r]);
             }
@@ -401,11 +404,33 @@ static void weigh_rotated_rest(const struct block *b, size_t rows, size_t d0)
         _mm256_storeu_ps(b->back + r * ATTENTION_DIM + d0, sum[r]);
 }
 
+/* A of level 8, group by group. */
+INLINE void weigh_codes(const struct block *b, size_t rows)
+{
+    const size_t dim = b->a->dim;
+    memset(b->sums, 0, rows * ATTENTION_DIM * sizeof *b->sums);
+    for (size_t first = 0; first < b->chunks; first += ATTENTION_GROUP) {
+        size_t count = b->chunks - first < ATTENTION_GROUP ? b->chunks - first : ATTENTION_GROUP, d = 0;
+        if (!attention_codes(b->a, first, first + count))
+            continue;
+        const struct codes_group g = {b->a->chunks + first, count, b->most - first * CHUNK_TOKENS, dim};
+        float *p = b->p + first * CHUNK_TOKENS, steps[ROWS];
+        codes_of_weights(&g, p, b->stride, rows, steps);
+        for (; d + 16 <= dim; d += 16)
+            codes_weigh(&g, p, b->stride, rows, d, 2, steps, b->sums);
+        if (d < dim)
+            codes_weigh(&g, p, b->stride, rows, d, 1, steps, b->sums);
+    }
+}
+
 INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
 {
     const struct attention *a = b->a;
     const float *rotated[ROWS];
+    float units[ROWS] = {0};
     for (size_t r = 0; r < rows; r++) {
+        if (b->codes)
+            units[r] = codes_of_query(q[r], a->dim, b->n + r * ATTENTION_DIM) * a->scale;
         rotated[r] = b->q_rotated + r * ATTENTION_DIM;
         if (b->first_rotated >= b->most)
             continue;
@@ -417,10 +442,10 @@ INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
         float *scores = b->p + c * CHUNK_TOKENS;
         switch (a->chunks[c].level) {
         case 16:
-            score_chunk(a, q, rows, data, 16, scores, b->stride);
+            score_16(a, q, rows, data, scores, b->stride);
             break;
         case 8:
-            score_chunk(a, q, rows, data, 8, scores, b->stride);
+            codes_score(data, a->dim, b->n, units, rows, scores, b->stride);
             break;
         case 4:
             score_4(a, rotated, rows, data, 4, scores, b->stride);
@@ -464,9 +489,12 @@ INLINE void attend(const struct attention *a, size_t first, size_t rows)
     b.stride = b.chunks * CHUNK_TOKENS;
     b.q_rotated = a->scratch;
     b.back = a->scratch + ATTENTION_QUERIES * ATTENTION_DIM;
-    b.p = a->scratch + ATTENTION_ROTATED;
+    b.sums = b.back + ATTENTION_QUERIES * ATTENTION_DIM;
+    b.n = (int16_t *)(b.sums + ATTENTION_QUERIES * ATTENTION_DIM);
+    b.p = a->scratch + ATTENTION_ROOM;
     b.first_rotated = attention_first_rotated(a, b.most);
     b.paper = attention_paper(a, b.most);
+    b.codes = attention_codes(a, 0, b.chunks);
     score_all(&b, a->q + first, rows);
     for (size_t r = 0; r < rows; r++)
         b.totals[r] = exponentials(b.p + r * b.stride, b.visible[r], b.stride);
@@ -475,6 +503,8 @@ INLINE void attend(const struct attention *a, size_t first, size_t rows)
     scale_values(a, b.p, rows, b.stride, b.chunks);
     if (b.first_rotated < b.most)
         weigh_all_rotated(&b, rows);
+    if (b.codes)
+        weigh_codes(&b, rows);
     size_t d = 0;
     for (; b.paper && d < a->dim; d += 8)
         weigh_paper(&b, rows, d);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/attention.h"
+#include "kernels/attention_codes_avx512.h"
 #include "kernels/attention_shared.h"
 #include "kernels/codec.h"
 #include "kernels/kernels_internal.h"
@@ -11,21 +12,9 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE __m512 load16(const void *data, size_t index, uint8_t level)
+INLINE __m512 load16(const void *data, size_t index)
 {
-    if (level == 16)
-        return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)((const uint16_t *)data + index)));
-    __m128i codes = _mm_loadu_si128((const __m128i *)((const int8_t *)data + index));
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
-}
-
-/* The lanes that exist of 16 halves or signed bytes. */
-INLINE __m512 load_some(const void *data, size_t index, uint8_t level, __mmask16 exist)
-{
-    if (level == 16)
-        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(exist, (const uint16_t *)data + index));
-    __m128i codes = _mm_maskz_loadu_epi8(exist, (const int8_t *)data + index);
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)((const uint16_t *)data + index)));
 }
 
 INLINE __m512 load_scales(const uint16_t *scales)
@@ -33,12 +22,11 @@ INLINE __m512 load_scales(const uint16_t *scales)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
 }
 
-/* Scores of `rows` queries over `count` neighbouring chunks of one level into scores[row * stride]. Two at
+/* Scores of `rows` queries over `count` neighbouring chunks of level 16 into scores[row * stride]. Two at
  * once give as many independent sums as few rows need to hide what each addition takes, and halve the loads
  * of q that many rows need. */
-INLINE void score_chunks(const struct attention *a, const float *const *q, size_t rows,
-                         const struct attention_chunk *c, size_t count, uint8_t level, float *scores,
-                         size_t stride)
+INLINE void score_16(const struct attention *a, const float *const *q, size_t rows,
+                     const struct attention_chunk *c, size_t count, float *scores, size_t stride)
 {
     __m512 sum[2][ATTENTION_QUERIES];
     for (size_t n = 0; n < count; n++)
@@ -46,17 +34,14 @@ INLINE void score_chunks(const struct attention *a, const float *const *q, size_
             sum[n][r] = _mm512_setzero_ps();
     for (size_t d = 0; d < a->dim; d++)
         for (size_t n = 0; n < count; n++) {
-            __m512 k = load16(c[n].data, d * CHUNK_TOKENS, level);
+            __m512 k = load16(c[n].data, d * CHUNK_TOKENS);
             for (size_t r = 0; r < rows; r++)
                 sum[n][r] = _mm512_fmadd_ps(_mm512_set1_ps(q[r][d]), k, sum[n][r]);
         }
     __m512 scale = _mm512_set1_ps(a->scale);
     for (size_t n = 0; n < count; n++)
-        for (size_t r = 0; r < rows; r++) {
-            if (level == 8)
-                sum[n][r] = _mm512_mul_ps(sum[n][r], load_scales(codec_scales(c[n].data, 8, a->dim)));
+        for (size_t r = 0; r < rows; r++)
             _mm512_storeu_ps(scores + r * stride + n * CHUNK_TOKENS, _mm512_mul_ps(sum[n][r], scale));
-        }
 }
 
 /* The part-th code of so many bits in each lane's byte: the number itself, or at level 4 what it stands for,
@@ -146,20 +131,37 @@ INLINE void score_channels(const struct attention *a, const float *const *q, siz
             _mm512_storeu_ps(scores + r * stride + n * CHUNK_TOKENS, _mm512_mul_ps(sum[n][r], scale));
 }
 
+INLINE __m512 largest_score(const float *scores, size_t visible)
+{
+    __m512 top[4]; /* each waits for its own sum only */
+    for (size_t i = 0; i < 4; i++)
+        top[i] = _mm512_set1_ps(-INFINITY);
+    size_t t = 0;
+    for (; t + 64 <= visible; t += 64)
+        for (size_t i = 0; i < 4; i++)
+            top[i] = _mm512_max_ps(_mm512_loadu_ps(scores + t + 16 * i), top[i]);
+    for (; t + 16 <= visible; t += 16)
+        top[0] = _mm512_max_ps(_mm512_loadu_ps(scores + t), top[0]);
+    __mmask16 rest = (__mmask16)((1u << (visible - t)) - 1);
+    top[1] = _mm512_mask_max_ps(top[1], rest, _mm512_maskz_loadu_ps(rest, scores + t), top[1]);
+    __m512 all = _mm512_max_ps(_mm512_max_ps(top[0], top[1]), _mm512_max_ps(top[2], top[3]));
+    return _mm512_set1_ps(_mm512_reduce_max_ps(all));
+}
+
 /* Scores become exp(score - max), 0 past what the row sees; returns their total. */
 static float exponentials(float *scores, size_t visible, size_t padded)
 {
-    __m512 top = _mm512_set1_ps(-INFINITY), lanes = _mm512_setzero_ps();
-    size_t whole = visible / 16 * 16;
-    __mmask16 rest = (__mmask16)((1u << (visible - whole)) - 1);
-    for (size_t t = 0; t < whole; t += 16)
-        top = _mm512_max_ps(_mm512_loadu_ps(scores + t), top);
-    if (rest)
-        top = _mm512_mask_max_ps(top, rest, _mm512_loadu_ps(scores + whole), top);
-    __m512 m = _mm512_set1_ps(_mm512_reduce_max_ps(top));
-    for (size_t t = 0; t < padded; t += 16) {
-        __mmask16 seen = t < whole ? 0xffff : t == whole ? rest : 0;
-        __m512 p = _mm512_maskz_mov_ps(seen, avx512_exp(_mm512_sub_ps(_mm512_loadu_ps(scores + t), m)));
+    const __m512 top = largest_score(scores, visible);
+    __m512 lanes = _mm512_setzero_ps();
+    size_t t = 0;
+    for (; t + 16 <= visible; t += 16) {
+        __m512 p = avx512_exp(_mm512_sub_ps(_mm512_loadu_ps(scores + t), top));
+        lanes = _mm512_add_ps(lanes, p);
+        _mm512_storeu_ps(scores + t, p);
+    }
+    __mmask16 rest = (__mmask16)((1u << (visible - t)) - 1);
+    for (; t < padded; t += 16, rest = 0) {
+        __m512 p = _mm512_maskz_mov_ps(rest, avx512_exp(_mm512_sub_ps(_mm512_loadu_ps(scores + t), top)));
         lanes = _mm512_add_ps(lanes, p);
         _mm512_storeu_ps(scores + t, p);
     }
@@ -210,13 +212,13 @@ static void scale_values(const struct attention *a, float *p, size_t rows, size_
     }
 }
 
-/* Adds p[t] * V[t][d0 .. d0 + 16 vectors) of one chunk for t < tokens. */
+/* Adds p[t] * V[t][d0 .. d0 + 16 vectors) of one chunk of level 16 for t < tokens. */
 INLINE void add_values(__m512 sum[][2], const float *p, size_t stride, size_t rows, const void *data,
-                       size_t dim, uint8_t level, size_t d0, size_t vectors, size_t tokens)
+                       size_t dim, size_t d0, size_t vectors, size_t tokens)
 {
     for (size_t t = 0; t < tokens; t++) {
         size_t at = CHUNK_TOKENS * dim + t * dim + d0;
-        __m512 v0 = load16(data, at, level), v1 = vectors > 1 ? load16(data, at + 16, level) : v0;
+        __m512 v0 = load16(data, at), v1 = vectors > 1 ? load16(data, at + 16) : v0;
         for (size_t r = 0; r < rows; r++) {
             __m512 w = _mm512_set1_ps(p[r * stride + t]);
             sum[r][0] = _mm512_fmadd_ps(w, v0, sum[r][0]);
@@ -287,9 +289,11 @@ INLINE void add_gathered(__m512 *sum, const float *p, size_t stride, size_t rows
 struct block {
     const struct attention *a;
     float *q_rotated, *back; /* [rows][ATTENTION_DIM]: R q, and R B (b before it is rotated back) */
+    float *sums;             /* [rows][ATTENTION_DIM]: A of level 8, where there is some */
+    int16_t *n;              /* [rows][ATTENTION_DIM]: the queries as integers */
     float *p;                /* [rows][stride] */
     size_t stride, chunks, most, first_rotated; /* positions */
-    bool paper;                                 /* it sees a chunk of the paper's codec */
+    bool paper, codes;                          /* it sees a chunk of the paper's codec, one of level 8 */
     const uint32_t *visible;
     float *const *out;
     float totals[ATTENTION_QUERIES];
@@ -303,18 +307,23 @@ INLINE void finish(const struct block *b, size_t row, size_t d, __m512 sum)
     _mm512_storeu_ps(b->out[row] + d, _mm512_div_ps(sum, _mm512_set1_ps(b->totals[row])));
 }
 
+/* What 16 dimensions of a row's A begin with. */
+INLINE __m512 begin(const struct block *b, size_t row, size_t d, __mmask16 exist)
+{
+    return b->codes ? _mm512_maskz_loadu_ps(exist, b->sums + row * ATTENTION_DIM + d) : _mm512_setzero_ps();
+}
+
 INLINE void weigh(const struct block *b, size_t rows, size_t d0, size_t vectors)
 {
     __m512 sum[ATTENTION_QUERIES][2];
     for (size_t r = 0; r < rows; r++)
-        sum[r][0] = sum[r][1] = _mm512_setzero_ps();
+        for (size_t i = 0; i < vectors; i++)
+            sum[r][i] = begin(b, r, d0 + 16 * i, 0xffff);
     for (size_t t = 0; t < b->most; t += CHUNK_TOKENS) {
         const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
         size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
         if (c->level == 16)
-            add_values(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 16, d0, vectors, tokens);
-        else if (c->level == 8)
-            add_values(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 8, d0, vectors, tokens);
+            add_values(sum, b->p + t, b->stride, rows, c->data, b->a->dim, d0, vectors, tokens);
     }
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < vectors; i++)
@@ -329,7 +338,7 @@ static void weigh_paper(const struct block *b, size_t rows, size_t d0)
     const struct gather four = gather_of(dim, 4, d0), two = gather_of(dim, 2, d0);
     __m512 sum[ATTENTION_QUERIES];
     for (size_t r = 0; r < rows; r++)
-        sum[r] = _mm512_setzero_ps();
+        sum[r] = begin(b, r, d0, exist);
     for (size_t t = 0; t < b->most; t += CHUNK_TOKENS) {
         const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
         size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
@@ -338,9 +347,10 @@ static void weigh_paper(const struct block *b, size_t rows, size_t d0)
             add_gathered(sum, p, b->stride, rows, c->data, dim, CODEC_PAPER | 4, &four, d0, tokens);
         else if (c->level == (CODEC_PAPER | 2))
             add_gathered(sum, p, b->stride, rows, c->data, dim, CODEC_PAPER | 2, &two, d0, tokens);
-        else if (!attention_rotated(c))
+        else if (c->level == 16)
             for (size_t i = 0; i < tokens; i++) {
-                __m512 v = load_some(c->data, CHUNK_TOKENS * dim + i * dim + d0, c->level, exist);
+                const uint16_t *at = (const uint16_t *)c->data + CHUNK_TOKENS * dim + i * dim + d0;
+                __m512 v = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(exist, at));
                 for (size_t r = 0; r < rows; r++)
                     sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(p[r * b->stride + i]), v, sum[r]);
             }
@@ -431,14 +441,13 @@ static void weigh_rest(const struct block *b, size_t row, size_t d0)
 {
     const struct attention *a = b->a;
     for (size_t d = d0; d < a->dim; d++) {
-        float sum = 0;
+        float sum = b->codes ? b->sums[row * ATTENTION_DIM + d] : 0;
         for (size_t t = 0; t < b->visible[row]; t++) {
             const struct attention_chunk *c = &a->chunks[t / CHUNK_TOKENS];
-            if (attention_rotated(c))
+            if (c->level != 16)
                 continue;
             size_t i = CHUNK_TOKENS * a->dim + t % CHUNK_TOKENS * a->dim + d;
-            float v =
-                c->level == 16 ? half_to_float(((const uint16_t *)c->data)[i]) : ((const int8_t *)c->data)[i];
+            float v = half_to_float(((const uint16_t *)c->data)[i]);
             sum = fmaf(b->p[row * b->stride + t], v, sum);
         }
         if (b->visible[row] > b->first_rotated)
@@ -447,17 +456,36 @@ static void weigh_rest(const struct block *b, size_t row, size_t d0)
     }
 }
 
-INLINE void score_some(const struct block *b, const float *const *q, const float *const *rotated, size_t rows,
-                       size_t first, size_t count)
+/* A of level 8, group by group. */
+INLINE void weigh_codes(const struct block *b, size_t rows)
+{
+    const size_t dim = b->a->dim;
+    memset(b->sums, 0, rows * ATTENTION_DIM * sizeof *b->sums);
+    for (size_t first = 0; first < b->chunks; first += ATTENTION_GROUP) {
+        size_t count = b->chunks - first < ATTENTION_GROUP ? b->chunks - first : ATTENTION_GROUP, d = 0;
+        if (!attention_codes(b->a, first, first + count))
+            continue;
+        const struct codes_group g = {b->a->chunks + first, count, b->most - first * CHUNK_TOKENS, dim};
+        float *p = b->p + first * CHUNK_TOKENS, steps[ATTENTION_QUERIES];
+        codes_of_weights(&g, p, b->stride, rows, steps);
+        for (; d + 32 <= dim; d += 32)
+            codes_weigh(&g, p, b->stride, rows, d, steps, b->sums);
+        for (; d < dim; d += 16)
+            codes_weigh_rest(&g, p, b->stride, rows, d, steps, b->sums);
+    }
+}
+
+INLINE void score_some(const struct block *b, const float *const *q, const float *const *rotated,
+                       const float *units, size_t rows, size_t first, size_t count)
 {
     const struct attention_chunk *c = b->a->chunks + first;
     float *scores = b->p + first * CHUNK_TOKENS;
     switch (c->level) {
     case 16:
-        score_chunks(b->a, q, rows, c, count, 16, scores, b->stride);
+        score_16(b->a, q, rows, c, count, scores, b->stride);
         break;
     case 8:
-        score_chunks(b->a, q, rows, c, count, 8, scores, b->stride);
+        codes_score(c, count, b->a->dim, b->n, units, rows, scores, b->stride);
         break;
     case 4:
         score_4(b->a, rotated, rows, c, count, 4, scores, b->stride);
@@ -480,7 +508,10 @@ INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
 {
     const struct attention *a = b->a;
     const float *rotated[ATTENTION_QUERIES];
+    float units[ATTENTION_QUERIES] = {0};
     for (size_t r = 0; r < rows; r++) {
+        if (b->codes)
+            units[r] = codes_of_query(q[r], a->dim, b->n + r * ATTENTION_DIM) * a->scale;
         rotated[r] = b->q_rotated + r * ATTENTION_DIM;
         if (b->first_rotated >= b->most)
             continue;
@@ -489,10 +520,10 @@ INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
     }
     for (size_t c = 0; c < b->chunks;) {
         if (c + 1 < b->chunks && a->chunks[c].level == a->chunks[c + 1].level) {
-            score_some(b, q, rotated, rows, c, 2);
+            score_some(b, q, rotated, units, rows, c, 2);
             c += 2;
         } else {
-            score_some(b, q, rotated, rows, c, 1);
+            score_some(b, q, rotated, units, rows, c, 1);
             c++;
         }
     }
@@ -520,9 +551,12 @@ INLINE void attend(const struct attention *a, size_t first, size_t rows)
     b.stride = b.chunks * CHUNK_TOKENS;
     b.q_rotated = a->scratch;
     b.back = a->scratch + ATTENTION_QUERIES * ATTENTION_DIM;
-    b.p = a->scratch + ATTENTION_ROTATED;
+    b.sums = b.back + ATTENTION_QUERIES * ATTENTION_DIM;
+    b.n = (int16_t *)(b.sums + ATTENTION_QUERIES * ATTENTION_DIM);
+    b.p = a->scratch + ATTENTION_ROOM;
     b.first_rotated = attention_first_rotated(a, b.most);
     b.paper = attention_paper(a, b.most);
+    b.codes = attention_codes(a, 0, b.chunks);
     score_all(&b, a->q + first, rows);
     for (size_t r = 0; r < rows; r++)
         b.totals[r] = exponentials(b.p + r * b.stride, b.visible[r], b.stride);
@@ -531,6 +565,8 @@ INLINE void attend(const struct attention *a, size_t first, size_t rows)
     scale_values(a, b.p, rows, b.stride, b.chunks);
     if (b.first_rotated < b.most)
         weigh_all_rotated(&b, rows);
+    if (b.codes)
+        weigh_codes(&b, rows);
     size_t d = 0;
     for (; b.paper && d < a->dim; d += 16)
         weigh_paper(&b, rows, d);

@@ -12,7 +12,7 @@
 
 size_t attention_scratch_floats(size_t max_visible)
 {
-    return ATTENTION_ROTATED +
+    return ATTENTION_ROOM +
            ATTENTION_QUERIES * ((max_visible + CHUNK_TOKENS - 1) / CHUNK_TOKENS * CHUNK_TOKENS);
 }
 
@@ -29,8 +29,6 @@ static float key_at(const struct attention_chunk *c, size_t dim, size_t d, size_
     size_t i = d * CHUNK_TOKENS + t;
     if (c->level == 16)
         return half_to_float(((const uint16_t *)c->data)[i]);
-    if (c->level == 8)
-        return (float)((const int8_t *)c->data)[i];
     unsigned code = codec_key(c->data, c->level, d, t);
     return codec_by_channel(c->level, false) ? by_channel(c, dim, false, d, code) : (float)code - CODEC_MID;
 }
@@ -40,8 +38,6 @@ static float value_at(const struct attention_chunk *c, size_t dim, size_t t, siz
     size_t i = CHUNK_TOKENS * dim + t * dim + d;
     if (c->level == 16)
         return half_to_float(((const uint16_t *)c->data)[i]);
-    if (c->level == 8)
-        return (float)((const int8_t *)c->data)[i];
     unsigned code = codec_value(c->data, c->level, dim, t, d);
     return codec_by_channel(c->level, true) ? by_channel(c, dim, true, d, code) : (float)code - CODEC_MID;
 }
@@ -52,32 +48,82 @@ static float scale_at(const struct attention *a, size_t t, size_t values)
     return half_to_float(codec_scales(c->data, c->level, a->dim)[values + t % CHUNK_TOKENS]);
 }
 
-/* Sum of p[t] * V[t][d] over the chunks that are rotated, or those that are not. */
-static float weigh(const struct attention *a, const float *p, uint32_t visible, size_t d, bool rotated)
+/* n of `count` values (attention.h) and what to multiply their sums by. */
+static float to_integers(const float *x, size_t count, int32_t *n)
 {
-    float sum = 0;
+    uint32_t largest = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits = float_bits(x[i]) & 0x7fffffff;
+        largest = bits > largest ? bits : largest;
+    }
+    float step, factor = attention_integers(largest, &step);
+    for (size_t i = 0; i < count; i++)
+        n[i] = factor > 0 ? (int32_t)rintf(x[i] * factor) : 0;
+    return step;
+}
+
+/* A of level 8: a[dim]. */
+static void weigh_codes(const struct attention *a, const float *p, uint32_t visible, float *sum)
+{
+    enum { POSITIONS = ATTENTION_GROUP * CHUNK_TOKENS };
+    for (size_t first = 0; first < visible; first += POSITIONS) {
+        float w[POSITIONS] = {0}; /* 0 at other levels: adds nothing */
+        int32_t n[POSITIONS];
+        size_t count = visible - first < POSITIONS ? visible - first : POSITIONS;
+        for (size_t i = 0; i < count; i++)
+            if (a->chunks[(first + i) / CHUNK_TOKENS].level == 8)
+                w[i] = p[first + i] * scale_at(a, first + i, CHUNK_TOKENS);
+        float step = to_integers(w, count, n);
+        for (size_t d = 0; d < a->dim; d++) {
+            int32_t s = 0;
+            for (size_t i = 0; i < count; i++) {
+                const struct attention_chunk *c = &a->chunks[(first + i) / CHUNK_TOKENS];
+                if (c->level == 8)
+                    s += n[i] *
+                         ((const int8_t *)c->data)[(CHUNK_TOKENS + (first + i) % CHUNK_TOKENS) * a->dim + d];
+            }
+            sum[d] = fmaf((float)s, step, sum[d]);
+        }
+    }
+}
+
+/* `sum` and w[t] * V[t][d] over the chunks that are rotated, or the others but level 8's. */
+static float weigh(const struct attention *a, const float *w, uint32_t visible, size_t d, bool rotated,
+                   float sum)
+{
     for (size_t t = 0; t < visible; t++) {
         const struct attention_chunk *c = &a->chunks[t / CHUNK_TOKENS];
-        if (attention_rotated(c) == rotated)
-            sum = fmaf(p[t], value_at(c, a->dim, t % CHUNK_TOKENS, d), sum);
+        if (c->level != 8 && attention_rotated(c) == rotated)
+            sum = fmaf(w[t], value_at(c, a->dim, t % CHUNK_TOKENS, d), sum);
     }
     return sum;
+}
+
+/* A score of level 8; unit: what one of n stands for, times the scale of attention. */
+static float score_codes(const struct attention *a, const int32_t *n, float unit, size_t t)
+{
+    const int8_t *codes = (const int8_t *)a->chunks[t / CHUNK_TOKENS].data + t % CHUNK_TOKENS;
+    int32_t s = 0;
+    for (size_t d = 0; d < a->dim; d++)
+        s += n[d] * codes[d * CHUNK_TOKENS];
+    return (float)s * scale_at(a, t, 0) * unit;
 }
 
 /* p becomes the scores; returns their maximum. */
 static float score(const struct attention *a, const float *q, const float *q_rotated, uint32_t visible,
                    float *p)
 {
-    float top = -INFINITY;
+    int32_t n[ATTENTION_DIM];
+    float top = -INFINITY, unit = to_integers(q, a->dim, n) * a->scale;
     for (size_t t = 0; t < visible; t++) {
         const struct attention_chunk *c = &a->chunks[t / CHUNK_TOKENS];
         const float *x = attention_rotated(c) ? q_rotated : q;
         float s = 0;
-        for (size_t d = 0; d < a->dim; d++)
+        for (size_t d = 0; c->level != 8 && d < a->dim; d++)
             s = fmaf(x[d], key_at(c, a->dim, d, t % CHUNK_TOKENS), s);
         if (attention_scaled(c, false))
             s *= scale_at(a, t, 0);
-        p[t] = s * a->scale;
+        p[t] = c->level == 8 ? score_codes(a, n, unit, t) : s * a->scale;
         top = p[t] > top ? p[t] : top;
     }
     return top;
@@ -85,13 +131,14 @@ static float score(const struct attention *a, const float *q, const float *q_rot
 
 static void attend_one(const struct attention *a, const float *q, uint32_t visible, float *out)
 {
-    float *q_rotated = a->scratch, *b = a->scratch + ATTENTION_DIM, *p = a->scratch + ATTENTION_ROTATED;
+    float *q_rotated = a->scratch, *b = q_rotated + ATTENTION_DIM, *sum = b + ATTENTION_DIM;
+    float *p = a->scratch + ATTENTION_ROOM, lane[16] = {0};
     bool rotated = attention_first_rotated(a, visible) < visible;
     if (rotated) {
         memcpy(q_rotated, q, a->dim * sizeof *q);
         codec_rotate(q_rotated, a->dim);
     }
-    float top = score(a, q, q_rotated, visible, p), lane[16] = {0};
+    float top = score(a, q, q_rotated, visible, p);
     for (size_t t = 0; t < visible; t++) {
         p[t] = plain_exp(p[t] - top);
         lane[t % 16] += p[t];
@@ -103,13 +150,15 @@ static void attend_one(const struct attention *a, const float *q, uint32_t visib
         if (attention_scaled(&a->chunks[t / CHUNK_TOKENS], true))
             p[t] *= scale_at(a, t, CHUNK_TOKENS);
     }
+    memset(sum, 0, a->dim * sizeof *sum);
+    weigh_codes(a, p, visible, sum);
     for (size_t d = 0; rotated && d < a->dim; d++)
-        b[d] = weigh(a, p, visible, d, true);
+        b[d] = weigh(a, p, visible, d, true, 0);
     if (rotated)
         codec_rotate(b, a->dim);
     for (size_t d = 0; d < a->dim; d++) {
-        float sum = weigh(a, p, visible, d, false);
-        out[d] = (rotated ? sum + b[d] : sum) / total;
+        sum[d] = weigh(a, p, visible, d, false, sum[d]);
+        out[d] = (rotated ? sum[d] + b[d] : sum[d]) / total;
     }
 }
 

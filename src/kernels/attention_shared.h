@@ -15,16 +15,36 @@
 #define ATTENTION_ROUND 8388608.0f
 #define ATTENTION_ROUND_BITS 0x4b000000u
 
+/* Chunks whose V at level 8 is summed up as integers of one step (attention.h). */
+enum { ATTENTION_GROUP = 16 };
+
 static inline bool attention_rotated(const struct attention_chunk *c)
 {
     return codec_rotated(c->level);
 }
 
-/* Whether each token's K, or V, has a scale. */
+/* Integers for values up to the magnitude of these bits (as integers NaN is the largest): what to multiply
+ * them by, and *step. Where 0 is returned and step is NaN, the integers do not matter. */
+static inline float attention_integers(uint32_t largest, float *step)
+{
+    float top = bits_float(largest);
+    bool finite = top <= 0x1.fffffep127f, some = top >= 0x1p-100f;
+    *step = !finite ? NAN : some ? top / 32767.0f : 0;
+    return finite && some ? 32767.0f / top : 0;
+}
+
+/* Whether chunks first .. end - 1 have one of level 8. */
+static inline bool attention_codes(const struct attention *a, size_t first, size_t end)
+{
+    while (first < end && a->chunks[first].level != 8)
+        first++;
+    return first < end;
+}
+
+/* Whether each token's K, or V, has a scale that its float sum, or weight, is multiplied by. */
 static inline bool attention_scaled(const struct attention_chunk *c, bool values)
 {
-    uint8_t part = codec_part(c->level, values);
-    return part == 8 || part == 4;
+    return codec_part(c->level, values) == 4;
 }
 
 /* The first position below `visible` that lies in a rotated chunk, or one at or past it. */

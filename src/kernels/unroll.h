@@ -18,6 +18,10 @@
  * order, which takes more registers than there are. */
 #define IN_ORDER(vector) __asm__("" : "+x"(vector))
 
+/* After a loop of sums in vector registers (x86), for each: keeps the compiler from holding every sum
+ * twice, one for the loop and one for what follows. */
+#define SUMMED(vector) __asm__("" : "+v"(vector))
+
 /* Fetches the line at an address (only an address: it may lie outside what is mapped) where a sum stands in
  * the program (x86). */
 #define PREFETCH_AFTER(vector, address)                                                                      \

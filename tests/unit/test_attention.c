@@ -18,7 +18,7 @@
 #include "kernels/kernels.h"
 #include "kernels/math_plain.h"
 
-enum { MAX_QUERIES = 21, MAX_DIM = 256, MAX_CHUNKS = 12 };
+enum { MAX_QUERIES = 21, MAX_DIM = 256, MAX_CHUNKS = 40 };
 
 static float normal(struct random *r)
 {
@@ -31,7 +31,7 @@ struct fixture {
     float *k, *v; /* [chunks * 16][dim] as given to store */
     float *q;     /* [queries][dim] */
     uint32_t visible[MAX_QUERIES];
-    struct attention_chunk table[MAX_CHUNKS];
+    struct attention_chunk *table, chunk[MAX_CHUNKS];
     float *scratch;
     uint32_t *received; /* NULL, or [chunks * 16] */
 };
@@ -45,7 +45,7 @@ static void *room(size_t bytes)
 }
 
 static const uint8_t all_levels[] = {16, 8, 4, 3, 2, CODEC_PAPER | 4, CODEC_PAPER | 2};
-enum { LEVELS = sizeof all_levels, ALL = (1 << LEVELS) - 1, ROTATED = 4 | 8 | 16 };
+enum { LEVELS = sizeof all_levels, ALL = (1 << LEVELS) - 1, ROTATED = 4 | 8 | 16, BY_INTEGERS = 2 };
 
 /* A level of those in `levels`, a bit for each of all_levels. */
 static uint8_t pick(struct random *r, unsigned levels)
@@ -80,7 +80,7 @@ static void fill(struct fixture *f, struct random *r, const struct kernels *stor
 {
     f->received = NULL;
     f->dim = 8 * (1 + random_below(r, MAX_DIM / 8));
-    f->chunks = 1 + random_below(r, MAX_CHUNKS);
+    f->chunks = 1 + random_below(r, random_below(r, 6) ? 12 : MAX_CHUNKS); /* some have more than a group */
     f->queries = 1 + random_below(r, MAX_QUERIES);
     size_t tokens = f->chunks * CHUNK_TOKENS;
     f->k = room(tokens * f->dim * 4);
@@ -94,6 +94,7 @@ static void fill(struct fixture *f, struct random *r, const struct kernels *stor
         f->q[i] = 2 * normal(r);
     for (size_t i = 0; i < f->queries; i++)
         f->visible[i] = (uint32_t)(1 + random_below(r, tokens));
+    f->table = f->chunk;
     for (size_t c = 0; c < f->chunks; c++)
         fill_chunk(f, c, pick(r, levels), store);
     f->scratch = room(attention_scratch_floats(tokens) * 4);
@@ -212,9 +213,10 @@ static void plain_is_attention(void **state)
     (void)state;
     struct random r = {1};
     const struct kernels *plain = kernels_get(ISA_PLAIN);
-    for (int round = 0; round < 36; round++) {
+    for (int round = 0; round < 48; round++) {
         struct fixture f;
-        fill(&f, &r, plain, round % 3 == 0 ? 3 : round % 3 == 1 ? ROTATED : ALL);
+        const unsigned choice[] = {3, ROTATED, ALL & ~(unsigned)BY_INTEGERS, ALL}, levels = choice[round % 4];
+        fill(&f, &r, plain, levels);
         float *out = room(f.queries * f.dim * 4);
         run(plain, &f, out, f.queries);
         size_t values = f.chunks * CHUNK_TOKENS * f.dim;
@@ -223,12 +225,13 @@ static void plain_is_attention(void **state)
             k[i] = held(&f, i / f.dim, i % f.dim, false);
             v[i] = held(&f, i / f.dim, i % f.dim, true);
         }
-        assert_true(worst_error(&f, k, v, out) < 1e-5); /* float against double over the same values */
+        /* over the same values: float against double, and 16-bit integers against double */
+        assert_true(worst_error(&f, k, v, out) < (levels & BY_INTEGERS ? 4e-4 : 1e-5));
         for (size_t i = 0; i < values; i++) {
             k[i] = (double)f.k[i];
             v[i] = (double)f.v[i];
         }
-        if (round % 3 == 0) /* what was stored; |v| is about 1 */
+        if (levels == 3) /* what was stored; |v| is about 1 */
             assert_true(worst_error(&f, k, v, out) < 0.12);
         mem_free(k);
         mem_free(v);
@@ -266,6 +269,108 @@ static void twins_agree(void **state)
             mem_free(some);
             mem_free(first);
             mem_free(second);
+            drop(&f);
+        }
+    }
+}
+
+/* Squared differences of row 0 from the book over what is held, and of that from the book over what was
+ * given. */
+static void squared_errors(const struct fixture *f, const float *out, double *p, double *integers,
+                           double *codes)
+{
+    double *k = room(f->chunks * CHUNK_TOKENS * f->dim * 8), *want = room(f->dim * 8);
+    for (int given = 0; given < 2; given++) {
+        for (size_t i = 0; i < f->visible[0] * f->dim; i++)
+            k[i] = given ? (double)f->k[i] : held(f, i / f->dim, i % f->dim, false);
+        expected_weights(f, k, 0, p);
+        for (size_t d = 0; d < f->dim; d++) {
+            double sum = 0;
+            for (size_t t = 0; t < f->visible[0]; t++)
+                sum += p[t] * (given ? (double)f->v[t * f->dim + d] : held(f, t, d, true));
+            double e = given ? sum - want[d] : sum - (double)out[d];
+            *(given ? codes : integers) += e * e;
+            want[d] = sum;
+        }
+    }
+    mem_free(k);
+    mem_free(want);
+}
+
+/* Rounding queries and weights to 16 bits at level 8 costs a thirtieth at most of what the codes of K and V
+ * cost: where attention is flat over thousands of positions and where it looks at one, with channels and
+ * tokens that stand out. */
+static void integers_cost_little(void **state)
+{
+    (void)state;
+    struct random r = {61};
+    const struct kernels *best = kernels_best();
+    enum { CHUNKS = 160, ROUNDS = 8 };
+    static const float sharpness[] = {0.01f, 0.3f, 1, 4};
+    static struct attention_chunk table[CHUNKS];
+    double *p = room(CHUNKS * CHUNK_TOKENS * sizeof *p);
+    for (unsigned kind = 0; kind < 8; kind++) {
+        double integers = 0, codes = 0;
+        for (int round = 0; round < ROUNDS; round++) {
+            struct fixture f = {.dim = round % 2 ? 64 : 128, .queries = 1, .chunks = CHUNKS};
+            size_t tokens = CHUNKS * CHUNK_TOKENS;
+            f.k = room(tokens * f.dim * 4);
+            f.v = room(tokens * f.dim * 4);
+            f.q = room(f.dim * 4);
+            f.scratch = room(attention_scratch_floats(tokens) * 4);
+            f.visible[0] = (uint32_t)(tokens - random_below(&r, 40));
+            for (size_t i = 0; i < f.dim; i++)
+                f.q[i] = sharpness[kind / 2] * normal(&r) * (kind % 2 && i % 31 == 3 ? 8 : 1);
+            for (size_t i = 0; i < tokens * f.dim; i++) {
+                f.k[i] = normal(&r) * (kind % 2 && i % f.dim % 17 == 5 ? 8 : 1);
+                f.v[i] = normal(&r) * (kind % 2 && i / f.dim % 97 == 0 ? 20 : 1);
+            }
+            f.table = table;
+            for (size_t c = 0; c < CHUNKS; c++)
+                fill_chunk(&f, c, 8, best);
+            float out[MAX_DIM];
+            run(best, &f, out, 1);
+            squared_errors(&f, out, p, &integers, &codes);
+            drop(&f);
+        }
+        if (!(30 * sqrt(integers) <= sqrt(codes)))
+            fail_msg("kind %u: integers cost %g, codes %g", kind, sqrt(integers), sqrt(codes));
+    }
+    mem_free(p);
+}
+
+/* A query that is no number, or infinite, gives no number at any level 8 it meets, and disturbs no other row;
+ * one that is as good as 0 weighs all alike. */
+static void odd_queries_agree(void **state)
+{
+    (void)state;
+    const struct kernels *plain = kernels_get(ISA_PLAIN);
+    static const float odd[] = {NAN, INFINITY, -INFINITY, 3e38f, 1e-38f, 1e-42f, -0.0f};
+    for (int isa = ISA_PLAIN; isa < ISA_COUNT; isa++) {
+        const struct kernels *fast = kernels_get((enum isa)isa);
+        struct random r = {67};
+        for (unsigned round = 0; fast && round < 56; round++) {
+            struct fixture f;
+            fill(&f, &r, plain, round % 2 ? BY_INTEGERS : ALL);
+            size_t bytes = f.queries * f.dim * 4, row = random_below(&r, f.queries);
+            float *clean = room(bytes), *want = room(bytes), *got = room(bytes), x = odd[round % 7];
+            run(plain, &f, clean, f.queries);
+            for (size_t d = 0; d < f.dim; d++)
+                f.q[row * f.dim + d] *= fabsf(x) < 1 ? 0 : 1;
+            f.q[row * f.dim + random_below(&r, f.dim)] = x;
+            run(plain, &f, want, 1);
+            run(fast, &f, got, f.queries);
+            for (size_t i = 0; i < f.queries * f.dim; i++) { /* NaNs may differ in their bits */
+                assert_true((want[i] != want[i] && got[i] != got[i]) ||
+                            float_bits(want[i]) == float_bits(got[i]));
+                assert_true(i / f.dim == row || float_bits(got[i]) == float_bits(clean[i]));
+                assert_true(i / f.dim != row || fabsf(x) > 1e30f || x != x || isfinite(got[i]));
+                if (round % 2 && i / f.dim == row && !isfinite(x))
+                    assert_true(isnan(got[i]));
+            }
+            mem_free(clean);
+            mem_free(want);
+            mem_free(got);
             drop(&f);
         }
     }
@@ -311,7 +416,8 @@ static void density_is_the_share_received(void **state)
         const struct kernels *kernels = kernels_get((enum isa)isa);
         for (int round = 0; kernels && round < 12; round++) {
             struct fixture f;
-            fill(&f, &r, kernels, ALL);
+            unsigned levels = round % 2 ? ALL : ALL & ~(unsigned)BY_INTEGERS;
+            fill(&f, &r, kernels, levels);
             size_t values = f.chunks * CHUNK_TOKENS * f.dim, positions = f.chunks * CHUNK_TOKENS;
             float *out = room(f.queries * f.dim * 4), *without = room(f.queries * f.dim * 4);
             double *k = room(values * 8), p[MAX_CHUNKS * CHUNK_TOKENS], want[MAX_CHUNKS * CHUNK_TOKENS] = {0};
@@ -330,7 +436,8 @@ static void density_is_the_share_received(void **state)
             double sum = 0, queries = (double)f.queries;
             f.received[0] -= 1000;
             for (size_t t = 0; t < positions; t++) {
-                assert_true(fabs(f.received[t] - want[t]) <= 0.6 * queries + 1e-5 * want[t]);
+                double part = levels & BY_INTEGERS ? 1e-3 : 1e-5;
+                assert_true(fabs(f.received[t] - want[t]) <= 0.6 * queries + part * want[t]);
                 sum += f.received[t];
             }
             assert_true(fabs(sum - queries * 0x1p18) <= 0.5 * queries * (double)positions);
@@ -561,6 +668,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_is_attention),
         cmocka_unit_test(twins_agree),
+        cmocka_unit_test(integers_cost_little),
+        cmocka_unit_test(odd_queries_agree),
         cmocka_unit_test(rotation_stays_with_its_rows),
         cmocka_unit_test(density_is_the_share_received),
         cmocka_unit_test(density_leaves_out_what_is_no_number),

@@ -1,0 +1,186 @@
+/* Chunks of level 8 by integer products, AVX2: a pair of neighbouring codes, two of K's dimensions or two of
+ * V's tokens, widened to 16 bits, meets a pair of 16-bit integers in each lane. attention.h has the
+ * definition. A part of attention_avx2.c alone. */
+#ifndef LLMS_KERNELS_ATTENTION_CODES_AVX2_H
+#define LLMS_KERNELS_ATTENTION_CODES_AVX2_H
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels/attention_shared.h"
+#include "kernels/codec.h"
+#include "kernels/unroll.h"
+
+enum { CODES_ROWS = 4 };
+
+/* The pair of integers at `at`, in every lane. */
+ALWAYS_INLINE __m256i codes_pair(const int16_t *at)
+{
+    int32_t pair;
+    memcpy(&pair, at, sizeof pair);
+    return _mm256_set1_epi32(pair);
+}
+
+ALWAYS_INLINE __m256i codes_dot(__m256i sum, __m256i x, __m256i y)
+{
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(x, y));
+}
+
+/* 8 products as integers. */
+ALWAYS_INLINE __m128i codes_narrow(__m256 x)
+{
+    __m256i wide = _mm256_cvtps_epi32(x);
+    return _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+}
+
+/* What 8 lanes of magnitudes' bits are multiplied by, and *step. */
+ALWAYS_INLINE float codes_factor(__m256i largest, float *step)
+{
+    int32_t lanes[8], top = 0;
+    _mm256_storeu_si256((__m256i *)lanes, largest);
+    for (size_t i = 0; i < 8; i++)
+        top = lanes[i] > top ? lanes[i] : top;
+    return attention_integers((uint32_t)top, step);
+}
+
+/* A query as integers; returns what one stands for. */
+ALWAYS_INLINE float codes_of_query(const float *q, size_t dim, int16_t *n)
+{
+    __m256i largest = _mm256_setzero_si256();
+    for (size_t d = 0; d < dim; d += 8) {
+        __m256i bits = _mm256_loadu_si256((const __m256i *)(q + d));
+        largest = _mm256_max_epi32(largest, _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff)));
+    }
+    float step;
+    __m256 factor = _mm256_set1_ps(codes_factor(largest, &step));
+    for (size_t d = 0; d < dim; d += 8)
+        _mm_storeu_si128((__m128i *)(n + d), codes_narrow(_mm256_mul_ps(_mm256_loadu_ps(q + d), factor)));
+    return step;
+}
+
+/* Scores of `rows` queries over a chunk into scores[row * stride]. n: [rows][ATTENTION_DIM]; units: what a
+ * sum stands for, by row, without K's scale. */
+ALWAYS_INLINE void codes_score(const void *data, size_t dim, const int16_t *n, const float *units,
+                               size_t rows, float *scores, size_t stride)
+{
+    __m256i sum[CODES_ROWS][2];
+    for (size_t r = 0; r < rows; r++)
+        sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+    const __m128i *codes = data;
+    for (size_t d = 0; d < dim; d += 2, codes += 2) {
+        __m128i first = _mm_loadu_si128(codes), second = _mm_loadu_si128(codes + 1);
+        __m256i k0 = _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(first, second));
+        __m256i k1 = _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(first, second));
+        for (size_t r = 0; r < rows; r++) {
+            __m256i x = codes_pair(n + r * ATTENTION_DIM + d);
+            sum[r][0] = codes_dot(sum[r][0], x, k0);
+            sum[r][1] = codes_dot(sum[r][1], x, k1);
+        }
+    }
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < 2; i++)
+            SUMMED(sum[r][i]);
+    for (size_t i = 0; i < 2; i++) {
+        const __m128i *halves = (const __m128i *)codec_scales(data, 8, dim) + i;
+        __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128(halves));
+        for (size_t r = 0; r < rows; r++) {
+            __m256 s = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[r][i]), scales);
+            _mm256_storeu_ps(scores + r * stride + 8 * i, _mm256_mul_ps(s, _mm256_set1_ps(units[r])));
+        }
+    }
+}
+
+/* One group's chunks. Only those of level 8 matter; tokens: how many positions any row sees of them. */
+struct codes_group {
+    const struct attention_chunk *chunks;
+    size_t count, tokens, dim;
+};
+
+/* V's scales of a chunk; 0 where no row sees the token. */
+ALWAYS_INLINE void codes_scales(const struct codes_group *g, size_t chunk, __m256 *scales)
+{
+    const __m128i *halves = (const __m128i *)(codec_scales(g->chunks[chunk].data, 8, g->dim) + CHUNK_TOKENS);
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    size_t left = g->tokens - chunk * CHUNK_TOKENS;
+    int seen = left < CHUNK_TOKENS ? (int)left : CHUNK_TOKENS;
+    for (int i = 0; i < 2; i++) {
+        __m256i exist = _mm256_cmpgt_epi32(_mm256_set1_epi32(seen - 8 * i), lane);
+        scales[i] = _mm256_and_ps(_mm256_cvtph_ps(_mm_loadu_si128(halves + i)), _mm256_castsi256_ps(exist));
+    }
+}
+
+/* The group's probabilities p become weights as integers, 16 of them where a chunk's 16 probabilities were;
+ * steps: what one stands for, by row. */
+ALWAYS_INLINE void codes_of_weights(const struct codes_group *g, float *p, size_t stride, size_t rows,
+                                    float *steps)
+{
+    __m256i largest[CODES_ROWS];
+    __m256 factor[CODES_ROWS], scales[2];
+    for (size_t r = 0; r < rows; r++)
+        largest[r] = _mm256_setzero_si256();
+    for (size_t c = 0; c < g->count; c++) {
+        if (g->chunks[c].level != 8)
+            continue;
+        codes_scales(g, c, scales);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t i = 0; i < 2; i++) {
+                const float *at = p + r * stride + c * CHUNK_TOKENS + 8 * i;
+                __m256 w = _mm256_mul_ps(_mm256_loadu_ps(at), scales[i]); /* none is below 0 */
+                largest[r] = _mm256_max_epi32(largest[r], _mm256_castps_si256(w));
+            }
+    }
+    for (size_t r = 0; r < rows; r++)
+        factor[r] = _mm256_set1_ps(codes_factor(largest[r], &steps[r]));
+    for (size_t c = 0; c < g->count; c++) {
+        if (g->chunks[c].level != 8)
+            continue;
+        codes_scales(g, c, scales);
+        for (size_t r = 0; r < rows; r++) {
+            float *at = p + r * stride + c * CHUNK_TOKENS;
+            __m256 low = _mm256_mul_ps(_mm256_loadu_ps(at), scales[0]);
+            __m256 high = _mm256_mul_ps(_mm256_loadu_ps(at + 8), scales[1]);
+            _mm_storeu_si128((__m128i *)at, codes_narrow(_mm256_mul_ps(low, factor[r])));
+            _mm_storeu_si128((__m128i *)at + 1, codes_narrow(_mm256_mul_ps(high, factor[r])));
+        }
+    }
+}
+
+/* Adds a group's sums to a[row * ATTENTION_DIM] for 8 dimensions from d0 on, or 16. */
+ALWAYS_INLINE void codes_weigh(const struct codes_group *g, const float *p, size_t stride, size_t rows,
+                               size_t d0, size_t vectors, const float *steps, float *a)
+{
+    __m256i sum[CODES_ROWS][2];
+    for (size_t r = 0; r < rows; r++)
+        sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+    for (size_t c = 0; c < g->count; c++) {
+        if (g->chunks[c].level != 8)
+            continue;
+        const int8_t *v = (const int8_t *)g->chunks[c].data + CHUNK_TOKENS * g->dim + d0;
+        const int16_t *n = (const int16_t *)(p + c * CHUNK_TOKENS), *end = n + CHUNK_TOKENS;
+        for (; n < end; n += 2, v += 2 * g->dim) {
+            __m128i v0 = _mm_loadl_epi64((const __m128i *)v),
+                    v1 = _mm_loadl_epi64((const __m128i *)(v + g->dim));
+            if (vectors > 1) {
+                v0 = _mm_loadu_si128((const __m128i *)v);
+                v1 = _mm_loadu_si128((const __m128i *)(v + g->dim));
+            }
+            __m256i low = _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(v0, v1)), high = low;
+            if (vectors > 1)
+                high = _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(v0, v1));
+            for (size_t r = 0; r < rows; r++) {
+                __m256i w = codes_pair(n + r * 2 * stride);
+                sum[r][0] = codes_dot(sum[r][0], w, low);
+                if (vectors > 1)
+                    sum[r][1] = codes_dot(sum[r][1], w, high);
+            }
+        }
+    }
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < vectors; i++) {
+            float *at = a + r * ATTENTION_DIM + d0 + 8 * i;
+            __m256 s = _mm256_cvtepi32_ps(sum[r][i]);
+            _mm256_storeu_ps(at, _mm256_fmadd_ps(s, _mm256_set1_ps(steps[r]), _mm256_loadu_ps(at)));
+        }
+}
+
+#endif
