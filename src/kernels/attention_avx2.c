@@ -413,7 +413,8 @@ INLINE void weigh_codes(const struct block *b, size_t rows)
         size_t count = b->chunks - first < ATTENTION_GROUP ? b->chunks - first : ATTENTION_GROUP, d = 0;
         if (!attention_codes(b->a, first, first + count))
             continue;
-        const struct codes_group g = {b->a->chunks + first, count, b->most - first * CHUNK_TOKENS, dim};
+        const struct codes_group g = {b->a->chunks + first, count, b->most - first * CHUNK_TOKENS, dim,
+                                      b->chunks - first};
         float *p = b->p + first * CHUNK_TOKENS, steps[ROWS];
         codes_of_weights(&g, p, b->stride, rows, steps);
         for (; d + 16 <= dim; d += 16)
@@ -445,7 +446,7 @@ INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
             score_16(a, q, rows, data, scores, b->stride);
             break;
         case 8:
-            codes_score(data, a->dim, b->n, units, rows, scores, b->stride);
+            codes_score(a->chunks + c, b->chunks - c, a->dim, b->n, units, rows, scores, b->stride);
             break;
         case 4:
             score_4(a, rotated, rows, data, 4, scores, b->stride);

@@ -465,7 +465,8 @@ INLINE void weigh_codes(const struct block *b, size_t rows)
         size_t count = b->chunks - first < ATTENTION_GROUP ? b->chunks - first : ATTENTION_GROUP, d = 0;
         if (!attention_codes(b->a, first, first + count))
             continue;
-        const struct codes_group g = {b->a->chunks + first, count, b->most - first * CHUNK_TOKENS, dim};
+        const struct codes_group g = {b->a->chunks + first, count, b->most - first * CHUNK_TOKENS, dim,
+                                      b->chunks - first};
         float *p = b->p + first * CHUNK_TOKENS, steps[ATTENTION_QUERIES];
         codes_of_weights(&g, p, b->stride, rows, steps);
         for (; d + 32 <= dim; d += 32)
@@ -485,7 +486,7 @@ INLINE void score_some(const struct block *b, const float *const *q, const float
         score_16(b->a, q, rows, c, count, scores, b->stride);
         break;
     case 8:
-        codes_score(c, count, b->a->dim, b->n, units, rows, scores, b->stride);
+        codes_score(c, count, b->chunks - first, b->a->dim, b->n, units, rows, scores, b->stride);
         break;
     case 4:
         score_4(b->a, rotated, rows, c, count, 4, scores, b->stride);

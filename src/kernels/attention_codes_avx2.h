@@ -58,16 +58,18 @@ ALWAYS_INLINE float codes_of_query(const float *q, size_t dim, int16_t *n)
     return step;
 }
 
-/* Scores of `rows` queries over a chunk into scores[row * stride]. n: [rows][ATTENTION_DIM]; units: what a
- * sum stands for, by row, without K's scale. */
-ALWAYS_INLINE void codes_score(const void *data, size_t dim, const int16_t *n, const float *units,
-                               size_t rows, float *scores, size_t stride)
+/* Scores of `rows` queries over a chunk, the first of `left`, into scores[row * stride]. n:
+ * [rows][ATTENTION_DIM]; units: what a sum stands for, by row, without K's scale. */
+ALWAYS_INLINE void codes_score(const struct attention_chunk *c, size_t left, size_t dim, const int16_t *n,
+                               const float *units, size_t rows, float *scores, size_t stride)
 {
     __m256i sum[CODES_ROWS][2];
     for (size_t r = 0; r < rows; r++)
         sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-    const __m128i *codes = data;
+    const __m128i *codes = c->data;
+    const char *ahead = attention_ahead(c, left);
     for (size_t d = 0; d < dim; d += 2, codes += 2) {
+        _mm_prefetch(ahead + d * CHUNK_TOKENS, _MM_HINT_T0);
         __m128i first = _mm_loadu_si128(codes), second = _mm_loadu_si128(codes + 1);
         __m256i k0 = _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(first, second));
         __m256i k1 = _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(first, second));
@@ -81,7 +83,7 @@ ALWAYS_INLINE void codes_score(const void *data, size_t dim, const int16_t *n, c
         for (size_t i = 0; i < 2; i++)
             SUMMED(sum[r][i]);
     for (size_t i = 0; i < 2; i++) {
-        const __m128i *halves = (const __m128i *)codec_scales(data, 8, dim) + i;
+        const __m128i *halves = (const __m128i *)codec_scales(c->data, 8, dim) + i;
         __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128(halves));
         for (size_t r = 0; r < rows; r++) {
             __m256 s = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[r][i]), scales);
@@ -94,6 +96,7 @@ ALWAYS_INLINE void codes_score(const void *data, size_t dim, const int16_t *n, c
 struct codes_group {
     const struct attention_chunk *chunks;
     size_t count, tokens, dim;
+    size_t left; /* chunks from here to the last one wanted */
 };
 
 /* V's scales of a chunk; 0 where no row sees the token. */
@@ -157,7 +160,10 @@ ALWAYS_INLINE void codes_weigh(const struct codes_group *g, const float *p, size
             continue;
         const int8_t *v = (const int8_t *)g->chunks[c].data + CHUNK_TOKENS * g->dim + d0;
         const int16_t *n = (const int16_t *)(p + c * CHUNK_TOKENS), *end = n + CHUNK_TOKENS;
-        for (; n < end; n += 2, v += 2 * g->dim) {
+        const char *ahead = attention_ahead(g->chunks + c, g->left - c) + CHUNK_TOKENS * g->dim + d0;
+        for (; n < end; n += 2, v += 2 * g->dim, ahead += 2 * g->dim) {
+            _mm_prefetch(ahead, _MM_HINT_T0);
+            _mm_prefetch(ahead + g->dim, _MM_HINT_T0);
             __m128i v0 = _mm_loadl_epi64((const __m128i *)v),
                     v1 = _mm_loadl_epi64((const __m128i *)(v + g->dim));
             if (vectors > 1) {

@@ -36,10 +36,11 @@ ALWAYS_INLINE float codes_of_query(const float *q, size_t dim, int16_t *n)
     return step;
 }
 
-/* Scores of `rows` queries over `count` neighbouring chunks into scores[row * stride]. n:
- * [rows][ATTENTION_DIM]; units: what a sum stands for, by row, without K's scale. */
-ALWAYS_INLINE void codes_score(const struct attention_chunk *c, size_t count, size_t dim, const int16_t *n,
-                               const float *units, size_t rows, float *scores, size_t stride)
+/* Scores of `rows` queries over `count` neighbouring chunks, the first of `left`, into scores[row * stride].
+ * n: [rows][ATTENTION_DIM]; units: what a sum stands for, by row, without K's scale. */
+ALWAYS_INLINE void codes_score(const struct attention_chunk *c, size_t count, size_t left, size_t dim,
+                               const int16_t *n, const float *units, size_t rows, float *scores,
+                               size_t stride)
 {
     const __m512i pairs = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23,
                                            7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
@@ -47,7 +48,10 @@ ALWAYS_INLINE void codes_score(const struct attention_chunk *c, size_t count, si
     for (size_t r = 0; r < rows; r++)
         sum[r][0] = sum[r][1] = _mm512_setzero_si512();
     const int8_t *first = c[0].data, *second = c[count - 1].data;
+    const char *then = attention_ahead(c, left), *later = attention_ahead(c + count - 1, left - count + 1);
     for (size_t d = 0; d < dim; d += 2, first += 2 * CHUNK_TOKENS, second += 2 * CHUNK_TOKENS) {
+        _mm_prefetch(then + d * CHUNK_TOKENS, _MM_HINT_T0);
+        _mm_prefetch(later + d * CHUNK_TOKENS, _MM_HINT_T0);
         __m512i k0 = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)first)), k1 = k0;
         k0 = _mm512_permutexvar_epi16(pairs, k0);
         if (count > 1) {
@@ -79,6 +83,7 @@ ALWAYS_INLINE void codes_score(const struct attention_chunk *c, size_t count, si
 struct codes_group {
     const struct attention_chunk *chunks;
     size_t count, tokens, dim;
+    size_t left; /* chunks from here to the last one wanted */
 };
 
 /* V's scales of a chunk; 0 where no row sees the token. */
@@ -136,7 +141,10 @@ ALWAYS_INLINE void codes_weigh(const struct codes_group *g, const float *p, size
             continue;
         const int8_t *v = (const int8_t *)g->chunks[c].data + CHUNK_TOKENS * g->dim + d0;
         const int16_t *n = (const int16_t *)(p + c * CHUNK_TOKENS);
-        for (size_t t = 0; t < CHUNK_TOKENS; t += 2, v += 2 * g->dim) {
+        const char *ahead = attention_ahead(g->chunks + c, g->left - c) + CHUNK_TOKENS * g->dim + d0;
+        for (size_t t = 0; t < CHUNK_TOKENS; t += 2, v += 2 * g->dim, ahead += 2 * g->dim) {
+            _mm_prefetch(ahead, _MM_HINT_T0);
+            _mm_prefetch(ahead + g->dim, _MM_HINT_T0);
             __m256i v0 = _mm256_loadu_si256((const __m256i *)v);
             __m256i v1 = _mm256_loadu_si256((const __m256i *)(v + g->dim));
             __m512i low = _mm512_cvtepi8_epi16(_mm256_unpacklo_epi8(v0, v1)); /* dimensions 0-7, 16-23 */

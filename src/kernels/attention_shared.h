@@ -33,6 +33,14 @@ static inline float attention_integers(uint32_t largest, float *step)
     return finite && some ? 32767.0f / top : 0;
 }
 
+/* The chunk to fetch while c is worked on; left: how many there are from c on. Chunks lie apart, so that the
+ * processor does not guess it. */
+static inline const char *attention_ahead(const struct attention_chunk *c, size_t left)
+{
+    enum { AHEAD = 8 };
+    return left > AHEAD ? c[AHEAD].data : c[0].data;
+}
+
 /* Whether chunks first .. end - 1 have one of level 8. */
 static inline bool attention_codes(const struct attention *a, size_t first, size_t end)
 {
