@@ -23,7 +23,7 @@ struct thread_scratch {
 enum {
     MATMUL_ROWS = 64, /* output rows a piece of a product: small, so that no core waits long for another */
     FFN_ROWS = 64,    /* hidden rows a piece of gate and up */
-    TOKEN_PIECE_BYTES = 40000, /* weights a piece for one token, about */
+    TOKEN_PIECE_BYTES = 80000, /* weights a piece for one token, about */
     ROWS_STEP = 16,            /* rows that every kernel takes at once */
     ATTENTION_TOKENS = 16,     /* query tokens a piece of attention */
     TOKENS_PIECE = 4,          /* tokens a piece of the row operations */

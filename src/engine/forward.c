@@ -329,6 +329,11 @@ static void count_rows(const struct pass *p)
 
 /* ---- feed-forward ---- */
 
+static const void *matrix_row(const struct matrix *m, size_t row)
+{
+    return (const unsigned char *)m->data + row * dtype_row_bytes(m->type, m->columns);
+}
+
 /* Hidden rows a piece. */
 static size_t ffn_rows(const struct pass *p)
 {
@@ -346,15 +351,16 @@ static void ffn_piece(void *argument, unsigned piece, unsigned thread)
     const struct matrix *parts[] = {&p->layer->gate, &p->layer->up};
     float *outs[] = {s->gate, s->up};
     for (size_t i = 0; i < 2; i++) {
+        const struct matrix *other = parts[1 - i]; /* as large */
         const struct matmul args = {
             .type = parts[i]->type,
-            .weights = (const unsigned char *)parts[i]->data +
-                       begin * dtype_row_bytes(parts[i]->type, parts[i]->columns),
+            .weights = matrix_row(parts[i], begin),
             .columns = parts[i]->columns,
             .packed = packed_row(e, parts[i]->pack, parts[i]->columns, p->first),
             .tokens = p->count - p->first,
             .out = outs[i],
             .out_stride = FFN_ROWS,
+            .next = matrix_row(other, i == 0 ? begin : end),
         };
         e->kernels->matmul(&args, 0, end - begin);
     }

@@ -37,6 +37,8 @@ struct matmul {
     size_t tokens;
     float *out;
     size_t out_stride; /* floats between tokens */
+    const void *next;  /* NULL, or rows as wide that the caller asks for next: only a hint, what to fetch from
+                          memory meanwhile in place of what lies behind these */
 };
 
 struct attention;  /* attention.h */
