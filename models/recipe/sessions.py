@@ -318,13 +318,17 @@ def small_talk(s):
 
 
 # ---- dialogues ----------------------------------------------------------------
-def vary(r, d, pool):
-    """The dialogue with some of its facts' values exchanged for others of the same slot, wherever they are said."""
+def vary(r, d, pool, words):
+    """The dialogue with some of its facts' values exchanged, wherever they are said: for others of the same slot, or for words
+    that never were one."""
     turns, facts = d["turns"], dict(d["facts"])
     for key, old in d["facts"].items():
         if len(old) < 4 or r.random() < 0.5 or sum(old.lower() in v.lower() for v in d["facts"].values()) > 1:
             continue
         new = r.choice(pool[key])
+        if old.replace(" ", "").isalpha() and r.random() < 0.3:
+            new = " ".join(r.choice(words) for _ in range(r.randint(1, 2)))
+            new = new.title() if old[0].isupper() else new
         if any(new.lower() in v.lower() or v.lower() in new.lower() for v in facts.values()):
             continue
         pattern = re.compile(r"(?<!\w)" + re.escape(old) + r"(?!\w)", re.I)
@@ -356,7 +360,7 @@ def dialogue(s, m, insert, room):
             break
     else:
         return False
-    turns, facts = vary(r, d, m.pool) if r.random() < VARIED else (d["turns"], d["facts"])
+    turns, facts = vary(r, d, m.pool, m.words) if r.random() < VARIED else (d["turns"], d["facts"])
     for key in [k for k in s.known if k[0] == "fact" and k[2] in words]:
         s.known.pop(key)
     for i, (role, text) in enumerate(turns):
