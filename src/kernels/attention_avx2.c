@@ -24,15 +24,17 @@ INLINE __m256 load_scales(const uint16_t *scales)
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)scales));
 }
 
-/* Scores of `rows` queries over a chunk of level 16 into scores[row * stride]. */
-INLINE void score_16(const struct attention *a, const float *const *q, size_t rows, const void *data,
-                     float *scores, size_t stride)
+/* Scores of `rows` queries over a chunk of level 16, the first of `left`, into scores[row * stride]. */
+INLINE void score_16(const struct attention *a, const float *const *q, size_t rows,
+                     const struct attention_chunk *c, size_t left, float *scores, size_t stride)
 {
+    const char *ahead = attention_ahead(c, left)->data;
     __m256 sum[ROWS][2];
     for (size_t r = 0; r < rows; r++)
         sum[r][0] = sum[r][1] = _mm256_setzero_ps();
     for (size_t d = 0; d < a->dim; d++) {
-        __m256 k0 = load8(data, d * CHUNK_TOKENS), k1 = load8(data, d * CHUNK_TOKENS + 8);
+        __m256 k0 = load8(c->data, d * CHUNK_TOKENS), k1 = load8(c->data, d * CHUNK_TOKENS + 8);
+        _mm_prefetch(ahead + 2 * d * CHUNK_TOKENS, _MM_HINT_T0);
         for (size_t r = 0; r < rows; r++) {
             __m256 x = _mm256_broadcast_ss(&q[r][d]);
             sum[r][0] = _mm256_fmadd_ps(x, k0, sum[r][0]);
@@ -189,13 +191,16 @@ static void scale_values(const struct attention *a, float *p, size_t rows, size_
     }
 }
 
-/* Adds p[t] * V[t][d0 .. d0 + 8 vectors) of one chunk of level 16 for t < tokens. */
-INLINE void add_values(__m256 sum[][2], const float *p, size_t stride, size_t rows, const void *data,
-                       size_t dim, size_t d0, size_t vectors, size_t tokens)
+/* Adds p[t] * V[t][d0 .. d0 + 8 vectors) of one chunk of level 16, the first of `left`, for t < tokens. */
+INLINE void add_values(__m256 sum[][2], const float *p, size_t stride, size_t rows,
+                       const struct attention_chunk *c, size_t left, size_t dim, size_t d0, size_t vectors,
+                       size_t tokens)
 {
+    const uint16_t *ahead = attention_ahead(c, left)->data;
     for (size_t t = 0; t < tokens; t++) {
         size_t at = CHUNK_TOKENS * dim + t * dim + d0;
-        __m256 v0 = load8(data, at), v1 = vectors > 1 ? load8(data, at + 8) : v0;
+        __m256 v0 = load8(c->data, at), v1 = vectors > 1 ? load8(c->data, at + 8) : v0;
+        _mm_prefetch(ahead + at, _MM_HINT_T0);
         for (size_t r = 0; r < rows; r++) {
             __m256 w = _mm256_broadcast_ss(&p[r * stride + t]);
             sum[r][0] = _mm256_fmadd_ps(w, v0, sum[r][0]);
@@ -296,7 +301,8 @@ INLINE void weigh(const struct block *b, size_t rows, size_t d0, size_t vectors)
         const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
         size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
         if (c->level == 16)
-            add_values(sum, b->p + t, b->stride, rows, c->data, b->a->dim, d0, vectors, tokens);
+            add_values(sum, b->p + t, b->stride, rows, c, b->chunks - t / CHUNK_TOKENS, b->a->dim, d0,
+                       vectors, tokens);
     }
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < vectors; i++)
@@ -315,6 +321,8 @@ static void weigh_paper(const struct block *b, size_t rows, size_t d0)
         const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
         size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
         const float *p = b->p + t;
+        if (d0 == 0 && c->level != 8)
+            attention_fetch_values(attention_ahead(c, b->chunks - t / CHUNK_TOKENS), dim);
         if (c->level == (CODEC_PAPER | 4))
             add_gathered(sum, p, b->stride, rows, c->data, dim, CODEC_PAPER | 4, &four, d0, tokens);
         else if (c->level == (CODEC_PAPER | 2))
@@ -365,6 +373,8 @@ INLINE void weigh_rotated(const struct block *b, size_t rows, size_t d0, size_t 
     for (size_t t = b->first_rotated; t < b->most; t += CHUNK_TOKENS) {
         const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
         size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
+        if (d0 == 0 && part == 0)
+            attention_fetch_values(attention_ahead(c, b->chunks - t / CHUNK_TOKENS), b->a->dim);
         if (c->level == 4)
             add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 4, d0, part % 2, tokens);
         else if (c->level == 2)
@@ -441,9 +451,11 @@ INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
     for (size_t c = 0; c < b->chunks; c++) {
         const void *data = a->chunks[c].data;
         float *scores = b->p + c * CHUNK_TOKENS;
+        if (a->chunks[c].level != 8 && a->chunks[c].level != 16)
+            attention_fetch_keys(attention_ahead(a->chunks + c, b->chunks - c), a->dim);
         switch (a->chunks[c].level) {
         case 16:
-            score_16(a, q, rows, data, scores, b->stride);
+            score_16(a, q, rows, a->chunks + c, b->chunks - c, scores, b->stride);
             break;
         case 8:
             codes_score(a->chunks + c, b->chunks - c, a->dim, b->n, units, rows, scores, b->stride);

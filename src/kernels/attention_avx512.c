@@ -22,19 +22,22 @@ INLINE __m512 load_scales(const uint16_t *scales)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
 }
 
-/* Scores of `rows` queries over `count` neighbouring chunks of level 16 into scores[row * stride]. Two at
- * once give as many independent sums as few rows need to hide what each addition takes, and halve the loads
- * of q that many rows need. */
+/* Scores of `rows` queries over `count` neighbouring chunks of level 16, the first of `left`, into scores[row
+ * * stride]. Two at once give as many independent sums as few rows need to hide what each addition takes, and
+ * halve the loads of q that many rows need. */
 INLINE void score_16(const struct attention *a, const float *const *q, size_t rows,
-                     const struct attention_chunk *c, size_t count, float *scores, size_t stride)
+                     const struct attention_chunk *c, size_t count, size_t left, float *scores, size_t stride)
 {
     __m512 sum[2][ATTENTION_QUERIES];
+    const char *ahead[2] = {attention_ahead(c, left)->data,
+                            attention_ahead(c + count - 1, left - count + 1)->data};
     for (size_t n = 0; n < count; n++)
         for (size_t r = 0; r < rows; r++)
             sum[n][r] = _mm512_setzero_ps();
     for (size_t d = 0; d < a->dim; d++)
         for (size_t n = 0; n < count; n++) {
             __m512 k = load16(c[n].data, d * CHUNK_TOKENS);
+            _mm_prefetch(ahead[n] + 2 * d * CHUNK_TOKENS, _MM_HINT_T0);
             for (size_t r = 0; r < rows; r++)
                 sum[n][r] = _mm512_fmadd_ps(_mm512_set1_ps(q[r][d]), k, sum[n][r]);
         }
@@ -212,13 +215,16 @@ static void scale_values(const struct attention *a, float *p, size_t rows, size_
     }
 }
 
-/* Adds p[t] * V[t][d0 .. d0 + 16 vectors) of one chunk of level 16 for t < tokens. */
-INLINE void add_values(__m512 sum[][2], const float *p, size_t stride, size_t rows, const void *data,
-                       size_t dim, size_t d0, size_t vectors, size_t tokens)
+/* Adds p[t] * V[t][d0 .. d0 + 16 vectors) of one chunk of level 16, the first of `left`, for t < tokens. */
+INLINE void add_values(__m512 sum[][2], const float *p, size_t stride, size_t rows,
+                       const struct attention_chunk *c, size_t left, size_t dim, size_t d0, size_t vectors,
+                       size_t tokens)
 {
+    const uint16_t *ahead = attention_ahead(c, left)->data;
     for (size_t t = 0; t < tokens; t++) {
         size_t at = CHUNK_TOKENS * dim + t * dim + d0;
-        __m512 v0 = load16(data, at), v1 = vectors > 1 ? load16(data, at + 16) : v0;
+        __m512 v0 = load16(c->data, at), v1 = vectors > 1 ? load16(c->data, at + 16) : v0;
+        _mm_prefetch(ahead + at, _MM_HINT_T0);
         for (size_t r = 0; r < rows; r++) {
             __m512 w = _mm512_set1_ps(p[r * stride + t]);
             sum[r][0] = _mm512_fmadd_ps(w, v0, sum[r][0]);
@@ -322,8 +328,10 @@ INLINE void weigh(const struct block *b, size_t rows, size_t d0, size_t vectors)
     for (size_t t = 0; t < b->most; t += CHUNK_TOKENS) {
         const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
         size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
-        if (c->level == 16)
-            add_values(sum, b->p + t, b->stride, rows, c->data, b->a->dim, d0, vectors, tokens);
+        if (c->level != 16)
+            continue;
+        add_values(sum, b->p + t, b->stride, rows, c, b->chunks - t / CHUNK_TOKENS, b->a->dim, d0, vectors,
+                   tokens);
     }
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < vectors; i++)
@@ -343,6 +351,8 @@ static void weigh_paper(const struct block *b, size_t rows, size_t d0)
         const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
         size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
         const float *p = b->p + t;
+        if (d0 == 0 && c->level != 8)
+            attention_fetch_values(attention_ahead(c, b->chunks - t / CHUNK_TOKENS), dim);
         if (c->level == (CODEC_PAPER | 4))
             add_gathered(sum, p, b->stride, rows, c->data, dim, CODEC_PAPER | 4, &four, d0, tokens);
         else if (c->level == (CODEC_PAPER | 2))
@@ -396,6 +406,8 @@ INLINE void weigh_rotated(const struct block *b, size_t rows, size_t d0, size_t 
     for (size_t t = b->first_rotated; t < b->most; t += CHUNK_TOKENS) {
         const struct attention_chunk *c = &b->a->chunks[t / CHUNK_TOKENS];
         size_t tokens = b->most - t < CHUNK_TOKENS ? b->most - t : CHUNK_TOKENS;
+        if (d0 == 0 && part == 0)
+            attention_fetch_values(attention_ahead(c, b->chunks - t / CHUNK_TOKENS), b->a->dim);
         if (c->level == 4)
             add_rotated(sum, b->p + t, b->stride, rows, c->data, b->a->dim, 4, d0, 0, tokens);
         else if (c->level == 2)
@@ -481,9 +493,11 @@ INLINE void score_some(const struct block *b, const float *const *q, const float
 {
     const struct attention_chunk *c = b->a->chunks + first;
     float *scores = b->p + first * CHUNK_TOKENS;
+    for (size_t i = 0; c->level != 8 && c->level != 16 && i < count; i++)
+        attention_fetch_keys(attention_ahead(c + i, b->chunks - first - i), b->a->dim);
     switch (c->level) {
     case 16:
-        score_16(b->a, q, rows, c, count, scores, b->stride);
+        score_16(b->a, q, rows, c, count, b->chunks - first, scores, b->stride);
         break;
     case 8:
         codes_score(c, count, b->chunks - first, b->a->dim, b->n, units, rows, scores, b->stride);

@@ -67,7 +67,8 @@ ALWAYS_INLINE void codes_score(const struct attention_chunk *c, size_t left, siz
     for (size_t r = 0; r < rows; r++)
         sum[r][0] = sum[r][1] = _mm256_setzero_si256();
     const __m128i *codes = c->data;
-    const char *ahead = attention_ahead(c, left);
+    const char *ahead = attention_ahead(c, left)->data;
+    attention_fetch_scales(attention_ahead(c, left), dim);
     for (size_t d = 0; d < dim; d += 2, codes += 2) {
         _mm_prefetch(ahead + d * CHUNK_TOKENS, _MM_HINT_T0);
         __m128i first = _mm_loadu_si128(codes), second = _mm_loadu_si128(codes + 1);
@@ -160,7 +161,8 @@ ALWAYS_INLINE void codes_weigh(const struct codes_group *g, const float *p, size
             continue;
         const int8_t *v = (const int8_t *)g->chunks[c].data + CHUNK_TOKENS * g->dim + d0;
         const int16_t *n = (const int16_t *)(p + c * CHUNK_TOKENS), *end = n + CHUNK_TOKENS;
-        const char *ahead = attention_ahead(g->chunks + c, g->left - c) + CHUNK_TOKENS * g->dim + d0;
+        const char *ahead = attention_ahead(g->chunks + c, g->left - c)->data;
+        ahead += CHUNK_TOKENS * g->dim + d0;
         for (; n < end; n += 2, v += 2 * g->dim, ahead += 2 * g->dim) {
             _mm_prefetch(ahead, _MM_HINT_T0);
             _mm_prefetch(ahead + g->dim, _MM_HINT_T0);

@@ -48,10 +48,13 @@ ALWAYS_INLINE void codes_score(const struct attention_chunk *c, size_t count, si
     for (size_t r = 0; r < rows; r++)
         sum[r][0] = sum[r][1] = _mm512_setzero_si512();
     const int8_t *first = c[0].data, *second = c[count - 1].data;
-    const char *then = attention_ahead(c, left), *later = attention_ahead(c + count - 1, left - count + 1);
+    const struct attention_chunk *then = attention_ahead(c, left),
+                                 *later = attention_ahead(c + count - 1, left - count + 1);
+    attention_fetch_scales(then, dim);
+    attention_fetch_scales(later, dim);
     for (size_t d = 0; d < dim; d += 2, first += 2 * CHUNK_TOKENS, second += 2 * CHUNK_TOKENS) {
-        _mm_prefetch(then + d * CHUNK_TOKENS, _MM_HINT_T0);
-        _mm_prefetch(later + d * CHUNK_TOKENS, _MM_HINT_T0);
+        _mm_prefetch((const char *)then->data + d * CHUNK_TOKENS, _MM_HINT_T0);
+        _mm_prefetch((const char *)later->data + d * CHUNK_TOKENS, _MM_HINT_T0);
         __m512i k0 = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)first)), k1 = k0;
         k0 = _mm512_permutexvar_epi16(pairs, k0);
         if (count > 1) {
@@ -141,7 +144,8 @@ ALWAYS_INLINE void codes_weigh(const struct codes_group *g, const float *p, size
             continue;
         const int8_t *v = (const int8_t *)g->chunks[c].data + CHUNK_TOKENS * g->dim + d0;
         const int16_t *n = (const int16_t *)(p + c * CHUNK_TOKENS);
-        const char *ahead = attention_ahead(g->chunks + c, g->left - c) + CHUNK_TOKENS * g->dim + d0;
+        const char *ahead = attention_ahead(g->chunks + c, g->left - c)->data;
+        ahead += CHUNK_TOKENS * g->dim + d0;
         for (size_t t = 0; t < CHUNK_TOKENS; t += 2, v += 2 * g->dim, ahead += 2 * g->dim) {
             _mm_prefetch(ahead, _MM_HINT_T0);
             _mm_prefetch(ahead + g->dim, _MM_HINT_T0);

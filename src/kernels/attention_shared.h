@@ -9,6 +9,7 @@
 #include "base/half.h"
 #include "kernels/attention.h"
 #include "kernels/codec.h"
+#include "kernels/unroll.h"
 
 /* The density of a probability (attention.h): adding 2^23 rounds p * unit, which is at most 2^18, to an
  * integer and leaves it in the low bits of the sum. */
@@ -17,6 +18,7 @@
 
 /* Chunks whose V at level 8 is summed up as integers of one step (attention.h). */
 enum { ATTENTION_GROUP = 16 };
+enum { ATTENTION_AHEAD = 8 }; /* chunks from the one worked on to the one fetched */
 
 static inline bool attention_rotated(const struct attention_chunk *c)
 {
@@ -35,10 +37,36 @@ static inline float attention_integers(uint32_t largest, float *step)
 
 /* The chunk to fetch while c is worked on; left: how many there are from c on. Chunks lie apart, so that the
  * processor does not guess it. */
-static inline const char *attention_ahead(const struct attention_chunk *c, size_t left)
+static inline const struct attention_chunk *attention_ahead(const struct attention_chunk *c, size_t left)
 {
-    enum { AHEAD = 8 };
-    return left > AHEAD ? c[AHEAD].data : c[0].data;
+    return left > ATTENTION_AHEAD ? c + ATTENTION_AHEAD : c;
+}
+
+/* Inlined, as gcc takes a function that only fetches for one that does nothing. */
+ALWAYS_INLINE void attention_fetch_bytes(const void *from, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch((const char *)from + i);
+}
+
+ALWAYS_INLINE void attention_fetch_scales(const struct attention_chunk *c, size_t dim)
+{
+    bool channels = codec_by_channel(c->level, false) || codec_by_channel(c->level, true);
+    if (c->level < 16)
+        attention_fetch_bytes(codec_scales(c->data, c->level, dim), channels ? 64 + 2 * dim : 64);
+}
+
+/* All of K and the scales. */
+ALWAYS_INLINE void attention_fetch_keys(const struct attention_chunk *c, size_t dim)
+{
+    attention_fetch_bytes(c->data, CHUNK_TOKENS * dim * codec_bits(codec_part(c->level, false)) / 8);
+    attention_fetch_scales(c, dim);
+}
+
+ALWAYS_INLINE void attention_fetch_values(const struct attention_chunk *c, size_t dim)
+{
+    attention_fetch_bytes(codec_values(c->data, c->level, dim),
+                          CHUNK_TOKENS * dim * codec_bits(codec_part(c->level, true)) / 8);
 }
 
 /* Whether chunks first .. end - 1 have one of level 8. */
