@@ -33,8 +33,8 @@
  *   score[t]  (sum over d of n[d] * code of K[d][t], rounded once to float) * K scale * (step * scale), n and
  *             step the query's
  *   A[d]      sum, from 0, fused, over groups of 16 chunks ascending (chunks 16 g .. 16 g + 15) of
- *             (sum over t of n[t] * code of V[t][d], rounded once to float) * step, n and step those of the
- * w[t] that the query sees in the group's chunks of level 8
+ *             (sum over t of n[t] * code of V[t][d], rounded once to float) * step, n and step those of
+ *             the w[t] that the query sees in the group's chunks of level 8
  *
  * With 16 bits for what the 8-bit codes meet, that rounding is a small part of the codes' own error, however
  * flat attention is: n is rounded by the largest w of 256 positions. No sum exceeds 256 * 32767 * 128.
