@@ -181,16 +181,6 @@ static int group_teardown(void **state)
     return 0;
 }
 
-static int teardown(void **state)
-{
-    (void)state;
-    os_fault_set(0, 0, false, 0);
-    os_fault_short_reads(false);
-    mem_fault_set(0, false);
-    aio_set_limit(0);
-    return 0;
-}
-
 /* ---- what the log said ---- */
 
 static int stderr_kept = -1;
@@ -205,16 +195,36 @@ static void log_begin(void)
     log_set_level(LOG_LEVEL_WARNING);
 }
 
+/* Also after a test that failed in between, whose message would go where the log went. */
+static void log_restore(void)
+{
+    if (stderr_kept < 0)
+        return;
+    log_set_level(LOG_LEVEL_ERROR);
+    dup2(stderr_kept, STDERR_FILENO);
+    close(stderr_kept);
+    stderr_kept = -1;
+}
+
 static bool log_end(const char *words)
 {
     static char text[1 << 16];
     ssize_t n = pread(STDERR_FILENO, text, sizeof text - 1, 0);
-    log_set_level(LOG_LEVEL_ERROR);
-    dup2(stderr_kept, STDERR_FILENO);
-    close(stderr_kept);
+    log_restore();
     assert_true(n >= 0);
     text[n] = 0;
     return strstr(text, words) != NULL;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    log_restore();
+    os_fault_set(0, 0, false, 0);
+    os_fault_short_reads(false);
+    mem_fault_set(0, false);
+    aio_set_limit(0);
+    return 0;
 }
 
 /* ---- operations that fail ---- */
