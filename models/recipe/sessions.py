@@ -33,7 +33,7 @@ class Session:
         self.r, self.m, self.tok = r, m, m.tok
         self.ids, self.weights = [self.tok.id["<|endoftext|>"]], [0.0]
         self.known, self.asked, self.turns, self.replies = {}, set(), [], []
-        self.values, self.lists, self.domains, self.topics = {}, {}, set(), []
+        self.values, self.lists, self.topics = {}, {}, []
 
     def say(self, role, text, weight=TEXT, spans=(), span_weight=None):
         """One turn. The words of `spans` (strings found in text) weigh span_weight, the others weight."""
@@ -105,7 +105,13 @@ def any_value(r, thing, words):
     return " ".join(r.choice(words) for _ in range(r.randint(1, 3)))
 
 
-def fresh_thing(s):
+def fresh_thing(s, like):
+    """A thing not told yet; with chance `like` one that shares its last word with one that was, so that half a name is no key."""
+    if s.r.random() < like:
+        last = {k[1].split()[-1] for k in s.known if k[0] == "note"}
+        alike = [t for t in THINGS + EXTRA if t.split()[-1] in last and ("note", t) not in s.known]
+        if alike:
+            return s.r.choice(alike)
     for _ in range(20):
         thing = s.r.choice(THINGS) if s.r.random() < 0.6 else s.r.choice(EXTRA)
         if ("note", thing) not in s.known:
@@ -130,7 +136,7 @@ def asker(thing, value):
 
 
 def note(s):
-    thing = fresh_thing(s)
+    thing = fresh_thing(s, 0.3)
     if thing is None:
         return
     value = any_value(s.r, thing, s.m.words)
@@ -266,28 +272,29 @@ def refuse(s):
     search for the value has just failed, whereas its first word would have to know that ahead."""
     r = s.r
     x = r.random()
-    if x < 0.55:
-        thing = fresh_thing(s)
+    if x < 0.5:
+        thing = fresh_thing(s, 0.5)
         if thing and r.random() < 0.1:
             s.question(r.choice(ASK_SHORT).format(t=thing))
             s.reply("Not known, you never told me.", ["Not known"])
         elif thing:
             s.question(r.choice(ASK if r.random() < 0.6 else MORE_ASK + ASK_IF).format(t=thing))
             s.reply(f"Your {thing} is not known to me, you never told me.", ["not known"])
-    elif x < 0.8:
-        slots = {k[1:] for k in s.known if k[0] == "fact"}
-        domain, slot = r.choice(s.m.slots)
-        word = base.DOMAIN_WORDS[domain]
-        if domain not in s.domains and not any(w == word for _, w in slots):
-            slot = slot.replace("_", " ")
+    elif x < 0.82:
+        names, words = {k[1] for k in s.known if k[0] == "fact"}, set(s.topics)
+        absent = [k for k in s.m.slots if base.DOMAIN_WORDS[k[0]] not in words]
+        alike = [k for k in absent if k[1].replace("_", " ") in names]  # the same was told of something else
+        if absent:
+            domain, slot = r.choice(alike if alike and r.random() < 0.5 else absent)
+            slot, word = slot.replace("_", " "), base.DOMAIN_WORDS[domain]
             s.question(r.choice(base.RECALL_Q).format(slot=slot, dom=word))
             s.reply(r.choice(base.RECALL_A).format(slot=slot, dom=word, v="never mentioned"), ["never mentioned"])
-    elif x < 0.87:
+    elif x < 0.88:
         name = r.choice(list(LISTS))
         if name not in s.lists:
             s.question(r.choice(LIST_ASK).format(n=name))
             s.reply(f"Your {name}: nothing, you never told me of one.", ["nothing"])
-    elif x < 0.93:
+    elif x < 0.94:
         what = r.choice(MEETINGS).format(n=r.choice(NAMES))
         if ("meeting", what) not in s.known:
             s.question(r.choice(WHEN).format(w=what))
@@ -367,7 +374,6 @@ def dialogue(s, m, insert, room):
         if role == "user" and i and r.random() < insert:
             r.choices(INSERTS, INSERT_SHARES)[0](s)
         s.say(role, text)
-    s.domains |= d["domains"]
     s.topics += [w for w in sorted(words) if w not in s.topics[-8:]]
     said = m.said(turns)
     for (domain, slot), value in facts.items():
