@@ -6,6 +6,7 @@
 #include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/statfs.h>
 
 #include "base/array.h"
@@ -16,7 +17,7 @@
 #include "os/aio.h"
 #include "os/file.h"
 
-enum { REQUEST_BYTES = 1 << 20, REQUESTS = 8 };
+enum { REQUEST_BYTES = 1 << 20, REQUESTS = 8, LARGE_PAGE = 2 << 20 };
 
 static int write_file(const char *path, uint64_t bytes, void *data)
 {
@@ -80,7 +81,9 @@ static int measure_file(const char *path, uint64_t bytes, char *buffers, struct 
 int storage_measure_file(const char *path, struct storage *out)
 {
     uint64_t bytes = 0;
-    char *buffers = mem_aligned(4096, (size_t)REQUESTS * REQUEST_BYTES);
+    char *buffers = mem_aligned(LARGE_PAGE, (size_t)REQUESTS * REQUEST_BYTES);
+    if (buffers) /* a hint; a request in one piece goes faster */
+        (void)madvise(buffers, (size_t)REQUESTS * REQUEST_BYTES, MADV_HUGEPAGE);
     int file = os_open_direct(path), code = file < 0 ? file : buffers ? 0 : -ENOMEM;
     *out = (struct storage){0};
     if (code == 0)

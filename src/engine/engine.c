@@ -165,6 +165,7 @@ int engine_open(const struct engine_options *options, struct engine **out, struc
     int code = gguf_open(options->model_path, &e->gguf, error);
     if (code < 0)
         goto fail;
+    gguf_read_ahead(e->gguf); /* while the tokenizer is made */
     if ((code = weights_init(&e->weights, e->gguf, error)) < 0 ||
         (code = tokenizer_create(e->gguf, &e->tokenizer, error)) < 0) {
         error_prefix(error, code, "%s", options->model_path);

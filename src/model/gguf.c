@@ -540,6 +540,11 @@ int gguf_open(const char *path, struct gguf **out, struct error *error)
     return 0;
 }
 
+void gguf_read_ahead(struct gguf *gguf)
+{
+    os_map_read_ahead(&gguf->mapping);
+}
+
 void gguf_close(struct gguf *gguf)
 {
     if (!gguf)

@@ -60,6 +60,8 @@ int gguf_open(const char *path, struct gguf **out, struct error *error);
 /* The same over bytes in memory, which must outlive the gguf (for tests and fuzzing). Tensor data is as
  * aligned as `data` allows. */
 int gguf_parse(const void *data, size_t bytes, struct gguf **out, struct error *error);
+/* All of the tensors will be read soon: begins to bring them into memory, in the background (os/file.h). */
+void gguf_read_ahead(struct gguf *gguf);
 void gguf_close(struct gguf *gguf); /* NULL is fine */
 
 /* Metadata. Getters return 0; -ENOENT where the key is missing; -EINVAL where it has another type or does not

@@ -85,17 +85,10 @@ int os_map(const char *path, struct os_mapping *mapping)
     if (data == MAP_FAILED)
         code = -errno;
     else
-        *mapping = (struct os_mapping){data, (size_t)st.st_size};
+        *mapping = (struct os_mapping){data, (size_t)st.st_size, NULL};
 done:
     close(fd);
     return code;
-}
-
-void os_unmap(struct os_mapping *mapping)
-{
-    if (mapping->data)
-        munmap((void *)(uintptr_t)mapping->data, mapping->bytes);
-    *mapping = (struct os_mapping){0};
 }
 
 int os_read_file(const char *path, size_t limit, char **out, size_t *out_bytes)

@@ -12,9 +12,13 @@
 struct os_mapping {
     const void *data;
     size_t bytes;
+    struct os_read_ahead *read_ahead; /* NULL: not asked for */
 };
 int os_map(const char *path,
            struct os_mapping *mapping); /* read-only; -EINVAL for an empty file or no regular one */
+/* Begins to bring the whole file into memory, on threads of its own (read_ahead.c). A hint: it fails
+ * silently, and does nothing for a file that takes more than three quarters of the machine's memory. */
+void os_map_read_ahead(struct os_mapping *mapping);
 void os_unmap(struct os_mapping *mapping);
 
 int os_read_file(const char *path, size_t limit, char **data,

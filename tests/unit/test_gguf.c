@@ -1,11 +1,13 @@
 /* GGUF files: what a right one says, and that every wrong one is refused with a line that names the fault. */
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -658,6 +660,55 @@ static void files_are_opened(void **state)
     gguf_build_deinit(&build);
 }
 
+static bool resident(const struct os_mapping *mapping)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), pages = (mapping->bytes + page - 1) / page, count = 0;
+    unsigned char *in = malloc(pages);
+    assert_non_null(in);
+    assert_int_equal(mincore((void *)(uintptr_t)mapping->data, mapping->bytes, in), 0);
+    for (size_t i = 0; i < pages; i++)
+        count += in[i] & 1;
+    free(in);
+    return count == pages;
+}
+
+/* A file that is read ahead comes in whole without being touched, says what it said, and may be closed at any
+ * time meanwhile. */
+static void files_are_read_ahead(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/test-gguf-XXXXXX";
+    enum { BYTES = (20 << 20) + 123 };
+    struct random random = {5};
+    struct os_mapping mapping = {0};
+    unsigned char *data = malloc(BYTES);
+    assert_non_null(data);
+    for (size_t i = 0; i < BYTES; i++)
+        data[i] = (unsigned char)random_next(&random);
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, data, BYTES), BYTES);
+    for (int wait = 0; wait < 2; wait++) {
+        assert_int_equal(fsync(fd), 0);
+        assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+        assert_int_equal(os_map(path, &mapping), 0);
+        os_map_read_ahead(&mapping);
+        os_map_read_ahead(&mapping);
+        for (int i = 0; wait && i < 2000 && !resident(&mapping); i++)
+            usleep(10000);
+        assert_true(!wait || resident(&mapping));
+        assert_true(!wait || memcmp(mapping.data, data, BYTES) == 0);
+        os_unmap(&mapping);
+        assert_null(mapping.data);
+    }
+    struct os_mapping none = {0};
+    os_map_read_ahead(&none);
+    os_unmap(&none);
+    free(data);
+    close(fd);
+    assert_int_equal(unlink(path), 0);
+}
+
 /* The bundled model reads as its card says. */
 static void bundled_model_is_read(void **state)
 {
@@ -678,6 +729,7 @@ static void bundled_model_is_read(void **state)
     assert_int_equal(embedding->type, DTYPE_Q8_0);
     assert_int_equal(embedding->size[0], 256);
     assert_int_equal(embedding->size[1], 4096);
+    gguf_read_ahead(gguf);
     gguf_close(gguf);
 }
 
@@ -691,7 +743,8 @@ int main(void)
         cmocka_unit_test(arrays_are_checked),        cmocka_unit_test(tensor_shapes_are_checked),
         cmocka_unit_test(tensor_places_are_checked), cmocka_unit_test(every_truncation_is_refused),
         cmocka_unit_test(corrupt_files_do_no_harm),  cmocka_unit_test(every_failed_allocation_is_survived),
-        cmocka_unit_test(files_are_opened),          cmocka_unit_test(bundled_model_is_read),
+        cmocka_unit_test(files_are_opened),          cmocka_unit_test(files_are_read_ahead),
+        cmocka_unit_test(bundled_model_is_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
