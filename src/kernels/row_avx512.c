@@ -115,7 +115,7 @@ ALWAYS_INLINE __m256 add_q8_pair(__m256 sum, struct rows *r, const struct token 
             const unsigned char *row = row_at(r, 4 * q + i);
             dot[i] = _mm512_dpbusd_epi32(zero, _mm512_xor_si512(_mm512_loadu_si512(row + 4), sign), meet);
             dot[i] = fetch_after(dot[i], ahead, (ROWS * Q8_PAIR + 63) / 64, 4 * q + i, ROWS);
-            PREFETCH_AFTER(dot[i], (uintptr_t)row + NEAR_BYTES); /* where it fell to the second cache */
+            dot[i] = fetch_own(dot[i], row, NEAR_BYTES, 64);
         }
         part[q] = sum_lanes(dot[0], dot[1], dot[2], dot[3]);
     }

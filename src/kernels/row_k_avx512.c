@@ -7,7 +7,7 @@
 
 #include "kernels/row_shared_avx512.h"
 
-enum { COLUMNS = 256, Q4_BYTES = 144, Q5_BYTES = 176, Q6_SCALES = 192, Q6_BYTES = 210 };
+enum { NEAR_BYTES = 300, COLUMNS = 256, Q4_BYTES = 144, Q5_BYTES = 176, Q6_SCALES = 192, Q6_BYTES = 210 };
 
 /* The quarters of a added up, then b's. */
 ALWAYS_INLINE __m256i sum_quarters(__m512i a, __m512i b)
@@ -99,6 +99,7 @@ ALWAYS_INLINE __m256 add_block(__m256 sum, bool five, struct rows *r, const stru
             dot[i] = add_q45(_mm512_setzero_si512(), _mm512_loadu_si512(row + at), own, five ? &fifths : NULL,
                              &q45, 0);
             dot[i] = fetch_after(dot[i], ahead, lines, 4 * q + i, ROWS);
+            dot[i] = fetch_own(dot[i], row, NEAR_BYTES, bytes);
             dot[i] = add_q45(dot[i], _mm512_loadu_si512(row + at + 64), own, five ? &fifths : NULL, &q45, 2);
         }
         part[q] = sum_lanes(dot[0], dot[1], dot[2], dot[3]);
@@ -180,6 +181,7 @@ ALWAYS_INLINE __m256 add_q6_block(__m256 sum, struct rows *r, const struct token
             dot[i] = _mm512_dpwssd_epi32(dot[i], scales, offset);
             dot[i] = add_q6(dot[i], row, 0, scales, x, words);
             dot[i] = fetch_after(dot[i], ahead, (ROWS * Q6_BYTES + 63) / 64, 4 * q + i, ROWS);
+            dot[i] = fetch_own(dot[i], row, NEAR_BYTES, Q6_BYTES);
             dot[i] = add_q6(dot[i], row, 1, scales, x, words);
         }
         part[q] = sum_lanes(dot[0], dot[1], dot[2], dot[3]);

@@ -67,6 +67,14 @@ ALWAYS_INLINE __m512i fetch_after(__m512i v, uintptr_t ahead, int lines, int par
     return v;
 }
 
+/* Fetches what the row itself will need soon: mostly from the second cache, where it fell from the first. */
+ALWAYS_INLINE __m512i fetch_own(__m512i v, const unsigned char *row, int near, int bytes)
+{
+    UNROLL_FOR (i, (bytes + 63) / 64)
+        PREFETCH_AFTER(v, (uintptr_t)row + (uintptr_t)(near + 64 * i));
+    return v;
+}
+
 /* In each lane of 16 bytes: the sums of the four numbers of a, b, c and d. */
 ALWAYS_INLINE __m512i sum_lanes(__m512i a, __m512i b, __m512i c, __m512i d)
 {
