@@ -11,6 +11,7 @@
 #include "kernels/float_avx2.h"
 #include "kernels/kernels_internal.h"
 #include "kernels/pack.h"
+#include "kernels/row_avx2.h"
 #include "kernels/tile_avx2.h"
 #include "kernels/unroll.h"
 
@@ -355,6 +356,8 @@ void VARIANT(matmul)(const struct matmul *m, size_t row_begin, size_t row_end)
         return;
     if (kernels_pack_of(m->type) == PACK_F32)
         float_matmul_avx2(m, row_begin, row_end);
+    else if (m->tokens == 1 && VARIANT(row_matmul)(m, row_begin, row_end))
+        return;
     else if (m->tokens <= FEW_TOKENS)
         VARIANT(few_matmul)(m, row_begin, row_end);
     else

@@ -153,45 +153,13 @@ static row_fn *row_of(enum dtype type)
     }
 }
 
-/* What is fetched from memory while rows are multiplied. */
-struct lead {
-    uintptr_t rows, next; /* only addresses */
-    size_t stride, end;   /* rows from `end` on are those at next */
-    size_t distance;      /* rows between what is multiplied and what is fetched */
-};
-
-static struct lead lead_of(const struct matmul *m, size_t row_end, size_t least_bytes)
-{
-    struct lead l = {
-        .rows = (uintptr_t)m->weights, .stride = dtype_row_bytes(m->type, m->columns), .end = row_end};
-    l.next = m->next ? (uintptr_t)m->next : l.rows + row_end * l.stride;
-    l.distance = (least_bytes + ROWS * l.stride - 1) / (ROWS * l.stride) * ROWS;
-    return l;
-}
-
-static uintptr_t lead_at(const struct lead *l, size_t row)
-{
-    size_t to = row + l->distance;
-    return to < l->end ? l->rows + to * l->stride : l->next + (to - l->end) * l->stride;
-}
-
 bool row_matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end)
 {
     row_fn *run = row_of(m->type);
     bool q32 = kernels_pack_of(m->type) == PACK_Q32;
-    size_t columns = m->columns, step = q32 ? PAIR : 256;
-    if (!run || columns % step || row_end - row_begin < ROWS)
+    size_t step = q32 ? PAIR : 256;
+    if (!run || m->columns % step || row_end - row_begin < ROWS)
         return false;
-    const unsigned char *weights = m->weights, *x = m->packed;
-    const struct token t = {(const signed char *)x,
-                            (const float *)(x + (q32 ? pack_q32_scales_at : pack_q256_scales_at)(columns)),
-                            x + (q32 ? pack_q32_sums_at : pack_q256_sums_at)(columns)};
-    const struct lead lead = lead_of(m, row_end, q32 ? AHEAD_32 : AHEAD_256);
-    for (size_t row = row_begin; row < row_end; row += ROWS) {
-        if (row + ROWS > row_end)
-            row = row_end - ROWS; /* some once more, to the same values */
-        _mm256_storeu_ps(m->out + row, run(&t, weights + row * lead.stride, lead.stride, columns / step,
-                                           lead_at(&lead, row)));
-    }
+    run_rows(m, run, step, q32 ? AHEAD_32 : AHEAD_256, row_begin, row_end);
     return true;
 }

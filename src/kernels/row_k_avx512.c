@@ -65,16 +65,6 @@ ALWAYS_INLINE __m512i add_q45(__m512i sum, __m512i nibbles, __m512i scales, cons
     return sum;
 }
 
-/* The sums of 32 codes from those of 16: pair k (0..3) as mins_pair(k / 2, k % 2) pairs the minimums. */
-ALWAYS_INLINE __m256i sums_pair(const short *sums, int k)
-{
-    const __m128i paired = _mm_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0);
-    __m256i s = _mm256_madd_epi16(_mm256_loadu_si256((const __m256i *)sums), _mm256_set1_epi16(1));
-    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
-    words = _mm_shuffle_epi8(words, paired);
-    return _mm256_permutexvar_epi32(_mm256_set1_epi32(k), _mm256_castsi128_si256(words));
-}
-
 /* A block of each row. */
 ALWAYS_INLINE __m256 add_block(__m256 sum, bool five, struct rows *r, const struct token *t, size_t b,
                                uintptr_t ahead)

@@ -1,35 +1,12 @@
-/* What the kernels of one token share: eight rows at once, whose codes are multiplied as they lie. */
+/* What the kernels of one token share beside row_shared_avx2.h. */
 #ifndef LLMS_KERNELS_ROW_SHARED_AVX512_H
 #define LLMS_KERNELS_ROW_SHARED_AVX512_H
 
 #include <string.h>
 
-#include "kernels/kernels.h"
-#include "kernels/pack.h"
-#include "kernels/unpack_avx2.h"
-#include "kernels/unroll.h"
+#include "kernels/row_shared_avx2.h"
 
-enum { ROWS = UNPACK_ROWS };
-
-/* The packed activations (pack.h). */
-struct token {
-    const signed char *codes;
-    const float *scales;
-    const void *sums;
-};
-
-/* The dot products of ROWS rows, stride bytes apart, by so many steps; fetches as many bytes from `ahead` on
- * meanwhile: only an address, it may lie behind the weights, where fetching does nothing. */
-typedef __m256 row_fn(const struct token *t, const unsigned char *rows, size_t stride, size_t steps,
-                      uintptr_t ahead);
 row_fn row_q4_k_avx512, row_q5_k_avx512, row_q6_k_avx512; /* a step: 256 columns */
-
-/* Makes the compiler work out rows' addresses anew instead of keeping them all, for which there are too few
- * registers. */
-ALWAYS_INLINE void hide_rows(struct rows *r)
-{
-    __asm__("" : "+r"(r->low), "+r"(r->high), "+r"(r->one), "+r"(r->three));
-}
 
 /* The four bytes at `at` of every row. Seven masks: as many as there are registers for them. */
 ALWAYS_INLINE __m256i load_word(struct rows *r, size_t at)
