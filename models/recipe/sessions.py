@@ -85,7 +85,7 @@ class Session:
             return refuse(self)
         facts = [k for k in keys if k[0] == "fact"]
         if len(facts) < len(keys):
-            keys = facts if facts and self.r.random() < 0.5 else [k for k in keys if k[0] != "fact"]
+            keys = facts if facts and self.r.random() < 0.6 else [k for k in keys if k[0] != "fact"]
         if len(keys) > 3 and self.r.random() < far:
             keys = keys[: len(keys) // 2]
         key = self.r.choice(keys)
