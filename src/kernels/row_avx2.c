@@ -5,9 +5,20 @@
  * lanes of the vector of sums. Integers, exact in any order. */
 #include "kernels/row_avx2.h"
 
+#include <string.h>
+
 #include "kernels/row_shared_avx2.h"
 
-enum { COLUMNS = 256, AHEAD_BYTES = 6000, NEAR_BYTES = 300, Q4_BYTES = 144, Q6_BYTES = 210, Q6_SCALES = 192 };
+enum {
+    COLUMNS = 256,
+    AHEAD_32 = 14000,
+    AHEAD_256 = 6000,
+    NEAR_BYTES = 300,
+    Q4_0_PAIR = 36,
+    Q4_BYTES = 144,
+    Q6_BYTES = 210,
+    Q6_SCALES = 192
+};
 
 /* Fetches so many lines from `at` on where v stands in the program. */
 ALWAYS_INLINE __m256i fetch_lines(__m256i v, uintptr_t at, int lines)
@@ -54,6 +65,85 @@ ALWAYS_INLINE __m256i sum_rows(const __m256i v[ROWS])
 {
     __m256i a = sum_lanes(v), b = sum_lanes(v + 4);
     return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+}
+
+/* ---- Q4_0 ---- */
+
+/* What the 32 bytes behind a pair's first 4 meet: 14 codes, nothing where the second scale lies, 16 codes. */
+ALWAYS_INLINE __m256i nibbles_meet(const signed char *x)
+{
+    const __m256i gap = _mm256_set_epi64x(-1, -1, 0x0000ffffffffffff, -1);
+    return _mm256_and_si256(_mm256_loadu2_m128i((const __m128i *)(x + 32), (const __m128i *)(x + 2)), gap);
+}
+
+/* x[0] and x[1] in every word. */
+ALWAYS_INLINE __m256i two_codes(const signed char *x)
+{
+    short two;
+    memcpy(&two, x, 2);
+    return _mm256_set1_epi16(two);
+}
+
+/* Of each four bytes the products of low and high nibbles added up, those that mask leaves. */
+ALWAYS_INLINE __m256i nibble_dots(__m256i v, __m256i mask, __m256i low, __m256i high)
+{
+    __m256i a = _mm256_and_si256(v, mask), b = _mm256_and_si256(_mm256_srli_epi32(v, 4), mask);
+#if HAVE_VNNI
+    return _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), a, low), b, high);
+#else
+    __m256i sum = _mm256_add_epi16(_mm256_maddubs_epi16(a, low), _mm256_maddubs_epi16(b, high));
+    return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+#endif
+}
+
+/* In the low half: the fourth number of four rows from `i` on, each read from its fifth byte. */
+ALWAYS_INLINE __m256i fourth_words(const struct rows *r, int i)
+{
+    __m256i ab = _mm256_unpackhi_epi32(load(row_at(r, i) + 4), load(row_at(r, i + 1) + 4));
+    __m256i cd = _mm256_unpackhi_epi32(load(row_at(r, i + 2) + 4), load(row_at(r, i + 3) + 4));
+    return _mm256_unpackhi_epi64(ab, cd);
+}
+
+/* Adds a block. dots: of the codes as they are stored, 8 above theirs. */
+ALWAYS_INLINE __m256 add_block(__m256 sum, __m256i dots, __m256 scale, const struct token *t, size_t block)
+{
+    __m256i above = _mm256_slli_epi32(_mm256_set1_epi32(((const int *)t->sums)[block]), 3);
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(dots, above)),
+                           _mm256_mul_ps(scale, _mm256_set1_ps(t->scales[block])), sum);
+}
+
+/* A pair of blocks: 36 bytes, of which the last 32 are multiplied as they lie, with a scale between. */
+ALWAYS_INLINE __m256 add_q4_0(__m256 sum, struct rows *r, const struct token *t, size_t pair, uintptr_t ahead)
+{
+    const __m256i all = _mm256_set1_epi8(15), last = _mm256_set1_epi32(0x0f0f0000);
+    const signed char *x = t->codes + 64 * pair;
+    const __m256i low = nibbles_meet(x), high = nibbles_meet(x + 16);
+    const int lines = (ROWS * Q4_0_PAIR + 63) / 64;
+    __m256i dot[ROWS], head[4];
+    hide_rows(r);
+    UNROLL_FOR (i, ROWS) {
+        dot[i] = nibble_dots(load(row_at(r, i) + 4), all, low, high);
+        dot[i] = fetch_lines(dot[i], ahead + 64 * (uintptr_t)(lines * i / ROWS),
+                             lines * (i + 1) / ROWS - lines * i / ROWS);
+    }
+    __m256i a = sum_lanes(dot), b = sum_lanes(dot + 4);
+    hide_rows(r);
+    load_16(r, 0, head);
+    __m256i second = _mm256_permute2x128_si256(fourth_words(r, 0), fourth_words(r, 4), 0x20);
+    __m256i first = _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20),
+                                     nibble_dots(head[0], last, two_codes(x), two_codes(x + 16)));
+    sum = add_block(sum, first, low_halves(head[0]), t, 2 * pair);
+    return add_block(sum, _mm256_permute2x128_si256(a, b, 0x31), high_halves(second), t, 2 * pair + 1);
+}
+
+static __m256 q4_0(const struct token *t, const unsigned char *rows, size_t stride, size_t pairs,
+                   uintptr_t ahead)
+{
+    struct rows r = rows_at(rows, stride);
+    __m256 sum = _mm256_setzero_ps();
+    for (size_t p = 0; p < pairs; p++, rows_advance(&r, Q4_0_PAIR), ahead += ROWS * Q4_0_PAIR)
+        sum = add_q4_0(sum, &r, t, p, ahead);
+    return sum;
 }
 
 /* ---- Q4_K ---- */
@@ -165,9 +255,13 @@ static __m256 q6_k(const struct token *t, const unsigned char *rows, size_t stri
 
 bool VARIANT(row_matmul)(const struct matmul *m, size_t row_begin, size_t row_end)
 {
-    row_fn *run = m->type == DTYPE_Q4_K ? q4_k : m->type == DTYPE_Q6_K ? q6_k : NULL;
-    if (!run || row_end - row_begin < ROWS)
+    row_fn *run = m->type == DTYPE_Q4_0   ? q4_0
+                  : m->type == DTYPE_Q4_K ? q4_k
+                  : m->type == DTYPE_Q6_K ? q6_k
+                                          : NULL;
+    size_t step = m->type == DTYPE_Q4_0 ? 64 : COLUMNS;
+    if (!run || m->columns % step || row_end - row_begin < ROWS)
         return false;
-    run_rows(m, run, COLUMNS, AHEAD_BYTES, row_begin, row_end);
+    run_rows(m, run, step, m->type == DTYPE_Q4_0 ? AHEAD_32 : AHEAD_256, row_begin, row_end);
     return true;
 }
