@@ -101,7 +101,7 @@ def check_sessions(source):
         assert m.tok.decode(ids) == "".join(f"{role}\n{text}\n" for role, text in s.turns)
         for reply, at, spans in s.replies:
             above = "\n".join(text for _, text in s.turns[:at]).lower()
-            refused = "never told" in reply or "never mentioned" in reply
+            refused = evaluate.REFUSAL.search(reply) is not None
             answers, refusals = answers + 1, refusals + refused
             for x in spans if not refused and not reply.startswith("We talked about") else ():
                 missing = [w for w in x.lower().replace(",", " ").split() if w.strip(".;") not in above and w not in ("yes", "and")]
