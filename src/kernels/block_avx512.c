@@ -12,7 +12,8 @@
 #include "kernels/unpack_avx512.h"
 #include "kernels/unroll.h"
 
-enum { HALF = UNPACK_ROWS, ROWS = 2 * HALF, TOKENS = 128, NEXT_TOKENS = 8 };
+/* Two tokens at once, so that their sums of dot products, of four steps each, wait for nothing. */
+enum { HALF = UNPACK_ROWS, ROWS = 2 * HALF, TOKENS = 128, TOKENS_AT_ONCE = 2, NEXT_TOKENS = 8, NEAR_BYTES = 64 };
 enum { COPY_COLUMNS = 512, COPY_BYTES = 34 };
 
 /* ROWS rows by some blocks, and the tokens they are multiplied with. */
@@ -21,11 +22,11 @@ struct run {
     size_t stride, blocks;
     const unsigned char *x; /* the first token's codes, at the first of these blocks */
     size_t x_stride, tokens;
-    size_t scales, code_sums; /* from x to the first block's */
-    float *sums;              /* [tokens][ROWS], added to */
-    uintptr_t ahead;    /* fetched from memory meanwhile; only an address: it may lie behind the weights,
-                           where that does nothing */
-    size_t ahead_bytes; /* with each block */
+    size_t scales, starts; /* from x to the first block's */
+    float *sums;           /* [tokens][ROWS], added to */
+    uintptr_t ahead;       /* fetched from memory meanwhile; only an address: it may lie behind the weights,
+                              where that does nothing */
+    size_t ahead_bytes;    /* with each block */
 };
 
 /* One block. */
@@ -41,48 +42,78 @@ ALWAYS_INLINE __m512i four_bytes(const unsigned char *at)
     return _mm512_set1_epi32(four);
 }
 
-/* The codes' offset is 1 << bits; none where the type has minimums (bits 0). */
-ALWAYS_INLINE void multiply(int bits, const struct block *b, const struct run *r, size_t number)
+/* Adds one block's products with `tokens` tokens, the first one's codes at x. The codes' offset is
+ * PACK_START << shift; minimums: of a type that has them, and no offset. */
+ALWAYS_INLINE void add_products(int tokens, bool minimums, unsigned shift, const struct block *b,
+                                const struct run *r, const unsigned char *x, size_t scales, size_t starts,
+                                float *sums)
 {
-    const unsigned char *x = r->x + 32 * number, *end = x + r->tokens * r->x_stride;
-    const size_t scales = r->scales - 28 * number, code_sums = r->code_sums - 28 * number;
-    float *at = r->sums;
-    for (; x != end; x += r->x_stride, at += ROWS) {
-        __m512i start = _mm512_setzero_si512(), dot[2][2];
-        _mm_prefetch((const char *)((uintptr_t)x + NEXT_TOKENS * r->x_stride), _MM_HINT_T0);
-        if (bits)
-            start = _mm512_sub_epi32(start, _mm512_slli_epi32(four_bytes(x + code_sums), (unsigned)bits));
+    __m512i dot[TOKENS_AT_ONCE][2][2];
+    UNROLL_FOR (t, tokens) {
+        const unsigned char *at = x + (size_t)t * r->x_stride;
+        __m512i start = minimums ? _mm512_setzero_si512() : four_bytes(at + starts);
+        _mm_prefetch((const char *)((uintptr_t)at + NEXT_TOKENS * r->x_stride), _MM_HINT_T0);
         UNROLL_FOR (h, 2) {
-            dot[h][0] = start;
-            dot[h][1] = _mm512_setzero_si512();
+            dot[t][h][0] = shift ? _mm512_slli_epi32(start, shift) : start;
+            dot[t][h][1] = _mm512_setzero_si512();
         }
-        UNROLL_FOR (c, 8) {
-            __m512i four = four_bytes(x + 4 * (size_t)c);
+    }
+    UNROLL_FOR (c, 8)
+        UNROLL_FOR (t, tokens) {
+            __m512i four = four_bytes(x + (size_t)t * r->x_stride + 4 * (size_t)c);
             UNROLL_FOR (h, 2)
-                dot[h][c % 2] = _mm512_dpbusd_epi32(dot[h][c % 2], b->code[h][c], four);
+                dot[t][h][c % 2] = _mm512_dpbusd_epi32(dot[t][h][c % 2], b->code[h][c], four);
         }
-        __m512 scale = _mm512_castsi512_ps(four_bytes(x + scales)), shift = scale;
-        if (!bits)
-            shift = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(four_bytes(x + code_sums)));
+    UNROLL_FOR (t, tokens) {
+        const unsigned char *at = x + (size_t)t * r->x_stride;
+        __m512 scale = _mm512_castsi512_ps(four_bytes(at + scales)), of_minimum = scale;
+        if (minimums) {
+            int32_t start;
+            memcpy(&start, at + starts, 4);
+            of_minimum = _mm512_mul_ps(scale, _mm512_set1_ps((float)pack_q32_sum(start)));
+        }
         UNROLL_FOR (h, 2) {
-            __m512 product = _mm512_cvtepi32_ps(_mm512_add_epi32(dot[h][0], dot[h][1]));
-            __m512 sum =
-                _mm512_fmadd_ps(product, _mm512_mul_ps(b->scale[h], scale), _mm512_load_ps(at + h * HALF));
-            if (!bits)
-                sum = _mm512_fmadd_ps(b->minimum[h], shift, sum);
-            _mm512_store_ps(at + h * HALF, sum);
+            float *to = sums + t * ROWS + h * HALF;
+            __m512 product = _mm512_cvtepi32_ps(_mm512_add_epi32(dot[t][h][0], dot[t][h][1]));
+            __m512 sum = _mm512_fmadd_ps(product, _mm512_mul_ps(b->scale[h], scale), _mm512_load_ps(to));
+            if (minimums)
+                sum = _mm512_fmadd_ps(b->minimum[h], of_minimum, sum);
+            _mm512_store_ps(to, sum);
         }
     }
 }
 
-ALWAYS_INLINE uintptr_t fetch(uintptr_t ahead, size_t bytes)
+ALWAYS_INLINE void multiply(bool minimums, unsigned shift, const struct block *b, const struct run *r,
+                            size_t number)
 {
+    const unsigned char *x = r->x + 32 * number;
+    const size_t scales = r->scales - 28 * number, starts = r->starts - 28 * number;
+    float *sums = r->sums;
+    size_t t = 0;
+    for (; t + TOKENS_AT_ONCE <= r->tokens; t += TOKENS_AT_ONCE) {
+        add_products(TOKENS_AT_ONCE, minimums, shift, b, r, x, scales, starts, sums);
+        x += TOKENS_AT_ONCE * r->x_stride;
+        sums += TOKENS_AT_ONCE * ROWS;
+    }
+    if (t < r->tokens)
+        add_products(1, minimums, shift, b, r, x, scales, starts, sums);
+}
+
+/* Fetches what lies ahead into the second cache, as the first holds what is at work; and from there what the
+ * rows will need soon. */
+ALWAYS_INLINE uintptr_t fetch(uintptr_t ahead, size_t bytes, const struct rows *low, const struct rows *high,
+                              size_t near)
+{
+    UNROLL_FOR (i, HALF) {
+        _mm_prefetch((const char *)((uintptr_t)row_at(low, i) + near), _MM_HINT_T0);
+        _mm_prefetch((const char *)((uintptr_t)row_at(high, i) + near), _MM_HINT_T0);
+    }
     for (uintptr_t at = ahead; at < ahead + bytes; at += 64)
-        _mm_prefetch((const char *)at, _MM_HINT_T0);
+        _mm_prefetch((const char *)at, _MM_HINT_T1);
     return ahead + bytes;
 }
 
-ALWAYS_INLINE void run_32(enum dtype type, size_t bytes, int bits, const struct run *r)
+ALWAYS_INLINE void run_32(enum dtype type, size_t bytes, bool minimums, unsigned shift, const struct run *r)
 {
     struct rows low = rows_at(r->rows, r->stride), high = rows_at(r->rows + HALF * r->stride, r->stride);
     uintptr_t ahead = r->ahead;
@@ -90,8 +121,8 @@ ALWAYS_INLINE void run_32(enum dtype type, size_t bytes, int bits, const struct 
         struct block b;
         unpack_32(type, &low, 0, b.code[0], &b.scale[0], &b.minimum[0]);
         unpack_32(type, &high, 0, b.code[1], &b.scale[1], &b.minimum[1]);
-        ahead = fetch(ahead, r->ahead_bytes);
-        multiply(bits, &b, r, i);
+        ahead = fetch(ahead, r->ahead_bytes, &low, &high, NEAR_BYTES);
+        multiply(minimums, shift, &b, r, i);
     }
 }
 
@@ -121,40 +152,39 @@ static void run_q4_0(const struct run *r)
         __m512 next[2];
         next[0] = first_q4_0(&low, b.code[0], &b.scale[0]);
         next[1] = first_q4_0(&high, b.code[1], &b.scale[1]);
-        ahead = fetch(ahead, r->ahead_bytes);
-        multiply(3, &b, r, i);
+        ahead = fetch(ahead, 2 * r->ahead_bytes, &low, &high, NEAR_BYTES);
+        multiply(false, 0, &b, r, i);
         nibbles(&low, 20, b.code[0]);
         nibbles(&high, 20, b.code[1]);
         b.scale[0] = next[0];
         b.scale[1] = next[1];
-        ahead = fetch(ahead, r->ahead_bytes);
-        multiply(3, &b, r, i + 1);
+        multiply(false, 0, &b, r, i + 1);
     }
     if (i < r->blocks) {
         unpack_32(DTYPE_Q4_0, &low, 0, b.code[0], &b.scale[0], &b.minimum[0]);
         unpack_32(DTYPE_Q4_0, &high, 0, b.code[1], &b.scale[1], &b.minimum[1]);
-        multiply(3, &b, r, i);
+        multiply(false, 0, &b, r, i);
     }
 }
 
 static void run_q8_0(const struct run *r)
 {
-    run_32(DTYPE_Q8_0, 34, 7, r);
+    run_32(DTYPE_Q8_0, 34, false, 4, r);
 }
 
 static void run_q4_1(const struct run *r)
 {
-    run_32(DTYPE_Q4_1, 20, 0, r);
+    run_32(DTYPE_Q4_1, 20, true, 0, r);
 }
 
 static void run_q5_0(const struct run *r)
 {
-    run_32(DTYPE_Q5_0, 22, 4, r);
+    run_32(DTYPE_Q5_0, 22, false, 1, r);
 }
 
 static void run_q5_1(const struct run *r)
 {
-    run_32(DTYPE_Q5_1, 24, 0, r);
+    run_32(DTYPE_Q5_1, 24, true, 0, r);
 }
 
 typedef void run_fn(const struct run *r);
@@ -192,7 +222,7 @@ static void run_last(run_fn *run, struct run *r, size_t rows, size_t block_bytes
         from += r->stride;
         r->x += 32 * r->blocks;
         r->scales -= 28 * r->blocks;
-        r->code_sums -= 28 * r->blocks;
+        r->starts -= 28 * r->blocks;
     }
     r->rows = NULL; /* copy ends here */
 }
@@ -229,7 +259,7 @@ bool block_matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_en
                             .x_stride = packed_bytes,
                             .tokens = m->tokens - first < TOKENS ? m->tokens - first : TOKENS,
                             .scales = pack_q32_scales_at(m->columns),
-                            .code_sums = pack_q32_sums_at(m->columns),
+                            .starts = pack_q32_starts_at(m->columns),
                             .sums = sums,
                             .ahead_bytes = first ? 0 : ROWS * info->block_bytes};
             r.ahead = (uintptr_t)r.rows + ROWS * row_bytes;

@@ -23,7 +23,7 @@ struct few {
     struct few_token { /* packed, at the first of these blocks */
         const signed char *codes;
         const float *scales;
-        const void *sums;
+        const void *sums; /* PACK_Q32: starts */
     } x[FEW_TOKENS];
     float *sums;     /* [tokens][ROWS], added to */
     uintptr_t ahead; /* what to fetch meanwhile, as much as these rows' blocks; only an address: it may lie
@@ -87,12 +87,13 @@ ALWAYS_INLINE void product_32(enum dtype type, size_t bytes, int offset, int bur
         unpack_32(type, &r, code, &scale, &minimum);
         UNROLL_FOR (t, tokens) {
             const struct few_token *x = &f->x[t];
-            int codes = ((const int *)x->sums)[b];
+            int start = ((const int *)x->sums)[b];
             __m256 da = _mm256_set1_ps(x->scales[b]);
-            __m256i dot = dot_32(burst, _mm256_set1_epi32(-offset * codes), code, x, 32 * b);
+            __m256i dot = dot_32(burst, _mm256_set1_epi32(offset / PACK_START * start), code, x, 32 * b);
             sum[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(scale, da), sum[t]);
             if (minimums)
-                sum[t] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x->scales[b] * (float)codes), sum[t]);
+                sum[t] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x->scales[b] * (float)pack_q32_sum(start)),
+                                         sum[t]);
         }
     }
     UNROLL_FOR (t, tokens)
@@ -274,7 +275,7 @@ static void few_tokens_at(const struct matmul *m, size_t column, struct few *f)
         f->x[t].codes = (const signed char *)x + column;
         if (pack == PACK_Q32) {
             f->x[t].scales = (const float *)(x + pack_q32_scales_at(columns)) + column / 32;
-            f->x[t].sums = (const int *)(x + pack_q32_sums_at(columns)) + column / 32;
+            f->x[t].sums = (const int *)(x + pack_q32_starts_at(columns)) + column / 32;
         } else {
             f->x[t].scales = (const float *)(x + pack_q256_scales_at(columns)) + column / 256;
             f->x[t].sums = (const short *)(x + pack_q256_sums_at(columns)) + column / 16;

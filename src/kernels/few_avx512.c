@@ -23,7 +23,7 @@ struct few {
     struct few_token { /* packed, at the first of these blocks */
         const signed char *codes;
         const float *scales;
-        const void *sums;
+        const void *sums; /* PACK_Q32: starts */
     } x[FEW_TOKENS];
     float *sums;     /* [tokens][ROWS], added to */
     uintptr_t ahead; /* what to fetch meanwhile, as much as these rows' blocks; only an address: it may lie
@@ -92,13 +92,14 @@ ALWAYS_INLINE void product_32(enum dtype type, size_t bytes, int offset, int tok
         unpack_32(type, &r, 0, code, &scale, &minimum);
         UNROLL_FOR (t, tokens) {
             const struct few_token *x = &f->x[t];
-            int codes = ((const int *)x->sums)[b];
+            int start = ((const int *)x->sums)[b];
             __m512 da = _mm512_set1_ps(x->scales[b]);
-            __m512i dot = _mm512_set1_epi32(-offset * codes);
+            __m512i dot = _mm512_set1_epi32(offset / PACK_START * start);
             dot = dots(dot, code, 8, x, 32 * b, 0, 0);
             sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(scale, da), sum[t]);
             if (!offset)
-                sum[t] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x->scales[b] * (float)codes), sum[t]);
+                sum[t] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x->scales[b] * (float)pack_q32_sum(start)),
+                                         sum[t]);
         }
     }
     UNROLL_FOR (t, tokens)
@@ -265,7 +266,7 @@ static void few_tokens_at(const struct matmul *m, size_t column, struct few *f)
         f->x[t].codes = (const signed char *)x + column;
         if (pack == PACK_Q32) {
             f->x[t].scales = (const float *)(x + pack_q32_scales_at(columns)) + column / 32;
-            f->x[t].sums = (const int *)(x + pack_q32_sums_at(columns)) + column / 32;
+            f->x[t].sums = (const int *)(x + pack_q32_starts_at(columns)) + column / 32;
         } else {
             f->x[t].scales = (const float *)(x + pack_q256_scales_at(columns)) + column / 256;
             f->x[t].sums = (const short *)(x + pack_q256_sums_at(columns)) + column / 16;

@@ -92,7 +92,7 @@ static void add_32(const struct plan *p, const struct panel *panel, struct group
     for (int t = g->skip; t < p->group; t++) {
         const unsigned char *x = g->packed + (size_t)t * p->packed_bytes;
         const float *scales = (const float *)(const void *)(x + p->scales_at) + g->column / 32 + b;
-        const int32_t *codes = (const int32_t *)(const void *)(x + p->sums_at) + g->column / 32 + b;
+        const int32_t *starts = (const int32_t *)(const void *)(x + p->sums_at) + g->column / 32 + b;
         const int32_t *dots = g->dots + (half * GROUP + t) * PANEL_ROWS;
         float *at = g->sums + t * PAIR + half * PANEL_ROWS;
         __m512 sum = _mm512_load_ps(at);
@@ -100,8 +100,8 @@ static void add_32(const struct plan *p, const struct panel *panel, struct group
             __m512 both = _mm512_mul_ps(panel->scale[b + i], _mm512_set1_ps(scales[i]));
             sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(dots)), both, sum);
             if (p->minimums)
-                sum =
-                    _mm512_fmadd_ps(panel->minimum[b + i], _mm512_set1_ps(scales[i] * (float)codes[i]), sum);
+                sum = _mm512_fmadd_ps(panel->minimum[b + i],
+                                      _mm512_set1_ps(scales[i] * (float)pack_q32_sum(starts[i])), sum);
         }
         _mm512_store_ps(at, sum);
     }
@@ -199,7 +199,7 @@ static struct plan plan_of(const struct matmul *m)
                      .row_bytes = dtype_row_bytes(m->type, m->columns),
                      .packed_bytes = kernels_packed_bytes(kernels_pack_of(m->type), m->columns)};
     p.scales_at = p.block == 32 ? pack_q32_scales_at(m->columns) : pack_q256_scales_at(m->columns);
-    p.sums_at = p.block == 32 ? pack_q32_sums_at(m->columns) : pack_q256_sums_at(m->columns);
+    p.sums_at = p.block == 32 ? pack_q32_starts_at(m->columns) : pack_q256_sums_at(m->columns);
     p.minimums =
         m->type == DTYPE_Q4_1 || m->type == DTYPE_Q5_1 || m->type == DTYPE_Q4_K || m->type == DTYPE_Q5_K;
     return p;

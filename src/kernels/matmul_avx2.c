@@ -239,12 +239,13 @@ static struct plan plan_of(const struct matmul *m)
 static void prepare_32(const struct plan *p, const unsigned char *x, size_t column, int t, struct group *g)
 {
     const float *scales = (const float *)(x + pack_q32_scales_at(p->m->columns)) + column / 32;
-    const int32_t *sums = (const int32_t *)(x + pack_q32_sums_at(p->m->columns)) + column / 32;
+    const int32_t *starts = (const int32_t *)(x + pack_q32_starts_at(p->m->columns)) + column / 32;
     for (size_t b = 0; b < TILE_COLUMNS / 32; b += 8) { /* the sections are padded that far */
-        __m256i sum = _mm256_load_si256((const __m256i *)(sums + b));
+        __m256i start = _mm256_load_si256((const __m256i *)(starts + b));
+        __m256i sum = _mm256_srai_epi32(_mm256_sub_epi32(_mm256_setzero_si256(), start), 3);
         __m256 shift = _mm256_mul_ps(_mm256_load_ps(scales + b), _mm256_cvtepi32_ps(sum));
         _mm256_store_si256((__m256i *)(g->start[t] + b),
-                           _mm256_mullo_epi32(sum, _mm256_set1_epi32(-p->offset)));
+                           _mm256_mullo_epi32(start, _mm256_set1_epi32(p->offset / PACK_START)));
         _mm256_store_ps(g->shift[t] + b, shift);
     }
 }

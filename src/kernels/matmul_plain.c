@@ -1,13 +1,16 @@
 /* Matrix product, plain twin: the definition in code.
  *
  * Canonical order of the sum for one row and token, da being the activations' scale:
- *   F32, F16, BF16   16 lanes, lane j adds k = j mod 16 ascending, fused; columns padded with zeros to a
- * multiple of 16; lanes added by plain_sum16 Q8_0, Q4_0, Q5_0 by block of 32: sum = fma(float(dot), d * da,
- * sum), the dot exact, codes centred Q4_1, Q5_1       by block: sum = fma(float(dot), d * da, sum), then sum
- * = fma(m, da * float(sum of codes), sum) Q4_K, Q5_K       by block of 256: sum = fma(float(dot), d * da,
- * sum), then sum = fma(-float(mins), dmin * da, sum); dot and mins are exact integers with the 6-bit scales
- * and minimums multiplied in Q6_K             by block: sum = fma(float(dot), d * da, sum), scales multiplied
- * into the exact dot No integer overflows: the largest is Q6_K's, 128 x 32 x 127 x 256 < 2^31. */
+ * - F32, F16, BF16: 16 lanes, lane j adds k = j mod 16 ascending, fused; columns padded with zeros to a
+ *   multiple of 16; lanes added by plain_sum16
+ * - Q8_0, Q4_0, Q5_0, by block of 32: sum = fma(float(dot), d * da, sum), the dot exact, codes centred
+ * - Q4_1, Q5_1, by block: sum = fma(float(dot), d * da, sum), then
+ *   sum = fma(m, da * float(sum of codes), sum)
+ * - Q4_K, Q5_K, by block of 256: sum = fma(float(dot), d * da, sum), then sum = fma(-float(mins), dmin * da,
+ *   sum); dot and mins are exact integers with the 6-bit scales and minimums multiplied in
+ * - Q6_K, by block: sum = fma(float(dot), d * da, sum), scales multiplied into the exact dot
+ *
+ * No integer overflows: the largest is Q6_K's, 128 x 32 x 127 x 256 < 2^31. */
 #include <math.h>
 
 #include "kernels/blocks.h"
@@ -34,14 +37,14 @@ static int32_t dot(const int8_t *a, const int8_t *b, int n)
 static void row_32(const struct matmul *m, const unsigned char *row, size_t first, size_t tokens, float *sum)
 {
     size_t bytes = dtype_row_bytes(m->type, 32);
-    size_t scales_at = pack_q32_scales_at(m->columns), sums_at = pack_q32_sums_at(m->columns);
+    size_t scales_at = pack_q32_scales_at(m->columns), starts_at = pack_q32_starts_at(m->columns);
     struct block32 block;
     for (size_t b = 0; b < m->columns / 32; b++) {
         block32_read(m->type, row + b * bytes, &block);
         for (size_t t = 0; t < tokens; t++) {
             const unsigned char *x = packed_row(m, first + t);
             float scale = ((const float *)(x + scales_at))[b];
-            int32_t codes = ((const int32_t *)(x + sums_at))[b];
+            int32_t codes = pack_q32_sum(((const int32_t *)(x + starts_at))[b]);
             int32_t product = dot(block.code, (const int8_t *)x + b * 32, 32);
             sum[t] = fmaf((float)product, block.scale * scale, sum[t]);
             if (m->type == DTYPE_Q4_1 || m->type == DTYPE_Q5_1)

@@ -58,17 +58,17 @@ ALWAYS_INLINE float extent(const float *x, int n, bool *nan)
 static void pack_q32(const float *x, size_t columns, unsigned char *out)
 {
     float *scales = (float *)(out + pack_q32_scales_at(columns));
-    int32_t *sums = (int32_t *)(out + pack_q32_sums_at(columns));
+    int32_t *starts = (int32_t *)(out + pack_q32_starts_at(columns));
     for (size_t b = 0; b < columns / 32; b++, x += 32, out += 32) {
         bool nan;
         float top = extent(x, 32, &nan);
         scales[b] = nan ? NAN : half_to_float(float_to_half(top / 127.0f));
         if (top != 0) {
             int sum = pack_16(x, 127.0f / top, out);
-            sums[b] = sum + pack_16(x + 16, 127.0f / top, out + 16);
+            starts[b] = -PACK_START * (sum + pack_16(x + 16, 127.0f / top, out + 16));
         } else {
             memset(out, 0, 32);
-            sums[b] = 0;
+            starts[b] = 0;
         }
     }
 }

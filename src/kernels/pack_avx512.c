@@ -25,7 +25,7 @@ ALWAYS_INLINE int sum_of(__m128i codes)
 static void pack_q32(const float *x, size_t columns, unsigned char *out)
 {
     float *scales = (float *)(out + pack_q32_scales_at(columns));
-    int32_t *sums = (int32_t *)(out + pack_q32_sums_at(columns));
+    int32_t *starts = (int32_t *)(out + pack_q32_starts_at(columns));
     for (size_t b = 0; b < columns / 32; b++, x += 32, out += 32) {
         __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16), zero = _mm512_setzero_ps();
         __m512 top_16 = _mm512_max_ps(_mm512_abs_ps(low), zero);
@@ -40,7 +40,7 @@ static void pack_q32(const float *x, size_t columns, unsigned char *out)
         }
         _mm_store_si128((__m128i *)out, a);
         _mm_store_si128((__m128i *)(out + 16), c);
-        sums[b] = sum_of(a) + sum_of(c);
+        starts[b] = -PACK_START * (sum_of(a) + sum_of(c));
     }
 }
 

@@ -40,7 +40,7 @@ size_t kernels_packed_bytes(enum pack pack, size_t columns)
     case PACK_F32:
         return pack_round(columns * 4);
     case PACK_Q32:
-        return odd_lines(pack_q32_sums_at(columns) + pack_round(columns / 32 * 4));
+        return odd_lines(pack_q32_starts_at(columns) + pack_round(columns / 32 * 4));
     case PACK_Q256:
         return odd_lines(pack_q256_sums_at(columns) + pack_round(columns / 16 * 2));
     }
@@ -73,14 +73,16 @@ static void pack_q32(const float *x, size_t columns, unsigned char *out)
 {
     int8_t *codes = (int8_t *)out;
     float *scales = (float *)(out + pack_q32_scales_at(columns));
-    int32_t *sums = (int32_t *)(out + pack_q32_sums_at(columns));
+    int32_t *starts = (int32_t *)(out + pack_q32_starts_at(columns));
     for (size_t b = 0; b < columns / 32; b++, x += 32, codes += 32) {
         int nan;
         float top = fabsf(extreme(x, 32, &nan)), inverse = top != 0 ? 127.0f / top : 0;
         scales[b] = nan ? NAN : half_to_float(float_to_half(top / 127.0f));
-        sums[b] = 0;
-        for (int i = 0; i < 32; i++)
-            sums[b] += codes[i] = top != 0 ? code_of(x[i] * inverse) : 0;
+        starts[b] = 0;
+        for (int i = 0; i < 32; i++) {
+            codes[i] = top != 0 ? code_of(x[i] * inverse) : 0;
+            starts[b] -= PACK_START * codes[i];
+        }
     }
 }
 

@@ -104,11 +104,11 @@ ALWAYS_INLINE __m256i fourth_words(const struct rows *r, int i)
     return _mm256_unpackhi_epi64(ab, cd);
 }
 
-/* Adds a block. dots: of the codes as they are stored, 8 above theirs. */
+/* Adds a block. dots: of the codes as they are stored, PACK_START above theirs. */
 ALWAYS_INLINE __m256 add_block(__m256 sum, __m256i dots, __m256 scale, const struct token *t, size_t block)
 {
-    __m256i above = _mm256_slli_epi32(_mm256_set1_epi32(((const int *)t->sums)[block]), 3);
-    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(dots, above)),
+    __m256i start = _mm256_set1_epi32(((const int *)t->sums)[block]);
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(dots, start)),
                            _mm256_mul_ps(scale, _mm256_set1_ps(t->scales[block])), sum);
 }
 

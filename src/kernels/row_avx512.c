@@ -29,17 +29,17 @@ ALWAYS_INLINE __m512i halves_of(const void *two)
     return _mm512_permutexvar_epi32(lanes, _mm512_set1_epi64(both));
 }
 
-/* Adds a pair of blocks. dots: of the codes as they are stored, above theirs by 2^shift. words: the first
- * block's scale is in its half's low 16 bits, the second's in its high ones. */
+/* Adds a pair of blocks. dots: of the codes as they are stored, above theirs by PACK_START << shift. words:
+ * the first block's scale is in its half's low 16 bits, the second's in its high ones. */
 ALWAYS_INLINE __m256 add_pair(__m256 sum, __m512i dots, __m512i words, const struct token *t, size_t pair,
                               unsigned shift)
 {
     const __m512i scales = _mm512_set_epi64(0, 0, 0, 0, 0x001f001d001b0019, 0x0017001500130011,
                                             0x000e000c000a0008, 0x0006000400020000);
-    __m512i above = _mm512_slli_epi32(halves_of((const int *)t->sums + 2 * pair), shift);
+    __m512i start = _mm512_slli_epi32(halves_of((const int *)t->sums + 2 * pair), shift);
     __m512 da = _mm512_castsi512_ps(halves_of(t->scales + 2 * pair));
     __m512 scale = _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(scales, words)));
-    __m512 dot = _mm512_cvtepi32_ps(_mm512_sub_epi32(dots, above));
+    __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(dots, start));
     scale = _mm512_mul_ps(scale, da);
     sum = _mm256_fmadd_ps(_mm512_castps512_ps256(dot), _mm512_castps512_ps256(scale), sum);
     return _mm256_fmadd_ps(_mm512_extractf32x8_ps(dot, 1), _mm512_extractf32x8_ps(scale, 1), sum);
@@ -83,7 +83,7 @@ ALWAYS_INLINE __m256 add_q4_pair(__m256 sum, struct rows *r, const struct token 
                                               fourth_words(v[0], v[1], v[2], v[3]));
     dots = _mm512_dpbusd_epi32(dots, _mm512_and_si512(words, two), two_codes(x));
     dots = _mm512_dpbusd_epi32(dots, _mm512_and_si512(_mm512_srli_epi32(words, 4), two), two_codes(x + 16));
-    return add_pair(sum, dots, words, t, pair, 3);
+    return add_pair(sum, dots, words, t, pair, 0);
 }
 
 static __m256 q4_0(const struct token *t, const unsigned char *rows, size_t stride, size_t pairs,
@@ -122,7 +122,7 @@ ALWAYS_INLINE __m256 add_q8_pair(__m256 sum, struct rows *r, const struct token 
     __m512i dots = even_first(sum_halves(part[0], part[1]));
     __m512i words = join(load_word(r, 0), load_word(r, 32));
     dots = _mm512_dpbusd_epi32(dots, _mm512_xor_si512(_mm512_and_si512(words, two), signs), two_codes(x));
-    return add_pair(sum, dots, words, t, pair, 7);
+    return add_pair(sum, dots, words, t, pair, 4);
 }
 
 static __m256 q8_0(const struct token *t, const unsigned char *rows, size_t stride, size_t pairs,

@@ -13,7 +13,7 @@ enum { ROWS = UNPACK_ROWS };
 struct token {
     const signed char *codes;
     const float *scales;
-    const void *sums;
+    const void *sums; /* PACK_Q32: starts */
 };
 
 /* The dot products of ROWS rows, stride bytes apart, by so many steps; fetches as many bytes from `ahead` on
@@ -70,7 +70,7 @@ static inline void run_rows(const struct matmul *m, row_fn *run, size_t step, si
     const size_t columns = m->columns;
     const struct token t = {(const signed char *)x,
                             (const float *)(x + (q32 ? pack_q32_scales_at : pack_q256_scales_at)(columns)),
-                            x + (q32 ? pack_q32_sums_at : pack_q256_sums_at)(columns)};
+                            x + (q32 ? pack_q32_starts_at : pack_q256_sums_at)(columns)};
     const struct lead lead = lead_of(m, row_end, least_bytes);
     for (size_t row = row_begin; row < row_end; row += ROWS) {
         if (row + ROWS > row_end)

@@ -484,7 +484,8 @@ static void check_sums(enum pack pack, const unsigned char *packed, size_t colum
         for (size_t i = s * step; i < (s + 1) * step; i++)
             sum += (int8_t)packed[i];
         if (pack == PACK_Q32)
-            assert_int_equal(((const int32_t *)(const void *)(packed + pack_q32_sums_at(columns)))[s], sum);
+            assert_int_equal(((const int32_t *)(const void *)(packed + pack_q32_starts_at(columns)))[s],
+                             -8 * sum);
         else
             assert_int_equal(((const int16_t *)(const void *)(packed + pack_q256_sums_at(columns)))[s], sum);
     }
