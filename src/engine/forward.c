@@ -192,15 +192,25 @@ static void pack_rows(struct pass *p, const float *rows, size_t width, const str
 
 /* ---- attention ---- */
 
-static void rotate(const struct weights *w, float *head, const float *rotation)
+/* Turns pairs of numbers, `apart` from each other and `step` from the next pair's. Inlined with both known,
+ * the compiler makes vectors of it. */
+static inline void rotate_pairs(float *head, size_t pairs, size_t step, size_t apart, const float *rotation)
 {
-    uint32_t half = w->rope_dims / 2, step = w->rope_halves ? 1 : 2, apart = w->rope_halves ? half : 1;
-    for (uint32_t i = 0; i < half; i++) {
-        float *a = head + (size_t)i * step, *b = a + apart;
+    for (size_t i = 0; i < pairs; i++) {
+        float *a = head + i * step, *b = a + apart;
         float c = rotation[2 * i], s = rotation[2 * i + 1], x = *a, y = *b;
         *a = x * c - y * s;
         *b = x * s + y * c;
     }
+}
+
+static void rotate(const struct weights *w, float *restrict head, const float *restrict rotation)
+{
+    size_t half = w->rope_dims / 2;
+    if (w->rope_halves)
+        rotate_pairs(head, half, 1, half, rotation);
+    else
+        rotate_pairs(head, half, 2, 1, rotation);
 }
 
 static void prepare_heads(const struct pass *p, float *row, uint32_t heads, const float *bias,

@@ -3,45 +3,93 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/half.h"
 #include "kernels/kernels_internal.h"
 #include "kernels/pack.h"
 #include "kernels/unroll.h"
 
 /* The codes of 16 values. */
-ALWAYS_INLINE __m128i codes_of(__m512 x, __m512 inverse)
+ALWAYS_INLINE __m512i codes_of(__m512 x, __m512 inverse)
 {
     __m512 scaled = _mm512_mul_ps(x, inverse);
     scaled = _mm512_min_ps(scaled, _mm512_set1_ps(127.0f)); /* NaN takes the second operand */
     scaled = _mm512_max_ps(scaled, _mm512_set1_ps(-127.0f));
-    return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(scaled));
+    return _mm512_cvtps_epi32(scaled);
 }
 
-ALWAYS_INLINE int sum_of(__m128i codes)
+/* The largest lane, or the sum of the lanes, of 16 vectors, each in a lane of its own. */
+enum fold { LARGEST, SUM };
+
+ALWAYS_INLINE __m512i fold_two(enum fold fold, __m512i a, __m512i b)
 {
-    return _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(codes));
+    if (fold == SUM)
+        return _mm512_add_epi32(a, b);
+    return _mm512_castps_si512(_mm512_max_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)));
+}
+
+ALWAYS_INLINE __m512i fold_lanes(enum fold fold, const __m512i v[16])
+{
+    __m512i part[4];
+    UNROLL_FOR (i, 4) { /* each lane of 16 bytes has what it found in four vectors */
+        const __m512i *u = v + 4 * i;
+        __m512i ab = fold_two(fold, _mm512_unpacklo_epi32(u[0], u[1]), _mm512_unpackhi_epi32(u[0], u[1]));
+        __m512i cd = fold_two(fold, _mm512_unpacklo_epi32(u[2], u[3]), _mm512_unpackhi_epi32(u[2], u[3]));
+        part[i] = fold_two(fold, _mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    }
+    UNROLL_FOR (i, 2)
+        part[i] = fold_two(fold, _mm512_shuffle_i32x4(part[2 * i], part[2 * i + 1], 0x88),
+                           _mm512_shuffle_i32x4(part[2 * i], part[2 * i + 1], 0xdd));
+    return fold_two(fold, _mm512_shuffle_i32x4(part[0], part[1], 0x88),
+                    _mm512_shuffle_i32x4(part[0], part[1], 0xdd));
+}
+
+/* `blocks` blocks, at most BLOCKS, which are lanes where each has one number. */
+enum { BLOCKS = 16 };
+
+ALWAYS_INLINE void pack_blocks(const float *x, int blocks, unsigned char *out, float *scales, int32_t *starts)
+{
+    const __mmask16 exist = (__mmask16)(0xffff >> (BLOCKS - blocks));
+    __m512i each[BLOCKS];
+    __mmask16 nan = 0;
+    float inverse[BLOCKS];
+    for (int b = 0; b < blocks; b++) {
+        __m512 low = _mm512_loadu_ps(x + 32 * b), high = _mm512_loadu_ps(x + 32 * b + 16);
+        __m512 top = _mm512_max_ps(_mm512_abs_ps(low), _mm512_setzero_ps());
+        each[b] = _mm512_castps_si512(_mm512_max_ps(_mm512_abs_ps(high), top));
+        nan = (__mmask16)(nan | (_mm512_cmp_ps_mask(low, high, _CMP_UNORD_Q) != 0) << b);
+    }
+    for (int b = blocks; b < BLOCKS; b++)
+        each[b] = _mm512_setzero_si512();
+    __m512 top = _mm512_castsi512_ps(fold_lanes(LARGEST, each)), of_127 = _mm512_set1_ps(127.0f);
+    __mmask16 some = _mm512_cmp_ps_mask(top, _mm512_setzero_ps(), _CMP_NEQ_OQ);
+    __m512 scale = _mm512_cvtph_ps(_mm512_cvtps_ph(_mm512_div_ps(top, of_127), _MM_FROUND_TO_NEAREST_INT));
+    _mm512_mask_storeu_ps(scales, exist, _mm512_mask_mov_ps(scale, nan, _mm512_set1_ps(NAN)));
+    _mm512_storeu_ps(inverse, _mm512_div_ps(of_127, top));
+    for (int b = 0; b < blocks; b++) {
+        __m512 by = _mm512_set1_ps(inverse[b]);
+        _mm_prefetch((const char *)((uintptr_t)(x + 32 * b) + 128 * BLOCKS), _MM_HINT_T0); /* the next ones */
+        _mm_prefetch((const char *)((uintptr_t)(x + 32 * b) + 128 * BLOCKS + 64), _MM_HINT_T0);
+        __m512i low = codes_of(_mm512_loadu_ps(x + 32 * b), by);
+        __m512i high = codes_of(_mm512_loadu_ps(x + 32 * b + 16), by);
+        __mmask16 keep = some >> b & 1 ? 0xffff : 0;
+        low = _mm512_maskz_mov_epi32(keep, low);
+        high = _mm512_maskz_mov_epi32(keep, high);
+        _mm_store_si128((__m128i *)(out + 32 * b), _mm512_cvtepi32_epi8(low));
+        _mm_store_si128((__m128i *)(out + 32 * b + 16), _mm512_cvtepi32_epi8(high));
+        each[b] = _mm512_add_epi32(low, high);
+    }
+    __m512i sums = _mm512_mullo_epi32(fold_lanes(SUM, each), _mm512_set1_epi32(-PACK_START));
+    _mm512_mask_storeu_epi32(starts, exist, sums);
 }
 
 static void pack_q32(const float *x, size_t columns, unsigned char *out)
 {
     float *scales = (float *)(out + pack_q32_scales_at(columns));
     int32_t *starts = (int32_t *)(out + pack_q32_starts_at(columns));
-    for (size_t b = 0; b < columns / 32; b++, x += 32, out += 32) {
-        __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16), zero = _mm512_setzero_ps();
-        __m512 top_16 = _mm512_max_ps(_mm512_abs_ps(low), zero);
-        float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(high), top_16));
-        bool nan = _mm512_cmp_ps_mask(low, high, _CMP_UNORD_Q) != 0;
-        scales[b] = nan ? NAN : half_to_float(float_to_half(top / 127.0f));
-        __m128i a = _mm_setzero_si128(), c = a;
-        if (top != 0) {
-            __m512 inverse = _mm512_set1_ps(127.0f / top);
-            a = codes_of(low, inverse);
-            c = codes_of(high, inverse);
-        }
-        _mm_store_si128((__m128i *)out, a);
-        _mm_store_si128((__m128i *)(out + 16), c);
-        starts[b] = -PACK_START * (sum_of(a) + sum_of(c));
-    }
+    size_t b = 0, blocks = columns / 32;
+    for (; b + BLOCKS <= blocks; b += BLOCKS)
+        pack_blocks(x + 32 * b, BLOCKS, out + 32 * b, scales + b, starts + b);
+    if (b < blocks)
+        pack_blocks(x + 32 * b, (int)(blocks - b), out + 32 * b, scales + b, starts + b);
 }
 
 /* The first value of the largest magnitude among 256 (0 if none); *nan tells whether any is NaN. */
@@ -72,13 +120,14 @@ static void pack_q256(const float *x, size_t columns, unsigned char *out)
         bool nan;
         float max = extreme(x, &nan), inverse = max != 0 ? -127.0f / max : 0;
         scales[b] = nan ? NAN : max != 0 ? 1.0f / inverse : 0;
+        __m512i each[16];
         for (int s = 0; s < 16; s++) {
-            __m128i codes = _mm_setzero_si128();
+            each[s] = _mm512_setzero_si512();
             if (max != 0)
-                codes = codes_of(_mm512_loadu_ps(x + 16 * s), _mm512_set1_ps(inverse));
-            _mm_store_si128((__m128i *)(out + 16 * s), codes);
-            sums[s] = (int16_t)sum_of(codes);
+                each[s] = codes_of(_mm512_loadu_ps(x + 16 * s), _mm512_set1_ps(inverse));
+            _mm_store_si128((__m128i *)(out + 16 * s), _mm512_cvtepi32_epi8(each[s]));
         }
+        _mm256_storeu_si256((__m256i *)sums, _mm512_cvtepi32_epi16(fold_lanes(SUM, each)));
     }
 }
 
