@@ -96,13 +96,18 @@ static void product_piece(void *argument, unsigned piece, unsigned thread)
     p->kernels->matmul(&m, 0, ROWS);
 }
 
+/* The activations lie in a large page, as the engine's: in small ones what the bound is depends on where the
+ * system puts them. */
+enum { LARGE = 2 << 20 };
+
 double bounds_products(struct workers *workers, const struct kernels *kernels, enum dtype type, size_t tokens)
 {
     size_t row_bytes = dtype_row_bytes(type, COLUMNS);
     enum pack pack = kernels_pack_of(type);
     size_t packed_bytes = kernels_packed_bytes(pack, COLUMNS);
-    unsigned char *weights = mem_aligned(64, ROWS * row_bytes),
-                  *packed = mem_aligned(64, tokens * packed_bytes);
+    /* The rows behind are fetched ahead, which takes long where there is no memory. */
+    unsigned char *weights = mem_calloc(2 * ROWS, row_bytes),
+                  *packed = mem_large(tokens * packed_bytes < LARGE ? LARGE : tokens * packed_bytes);
     float *x = mem_calloc(COLUMNS, sizeof *x);
     float *out = mem_aligned(64, workers_threads(workers) * tokens * ROWS * sizeof *out);
     double rate = 0;

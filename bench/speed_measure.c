@@ -35,12 +35,15 @@ struct group {
     uint64_t body, head;             /* weights of a token, and of a token whose logits are wanted */
 };
 
+/* Tokens of a call: logits are wanted of the last (llama-bench takes as many). */
+enum { CALL_TOKENS = 2048 };
+
 static int fill(struct group *g, uint64_t tokens, struct error *error)
 {
-    int32_t batch[ENGINE_BATCH];
+    int32_t batch[CALL_TOKENS];
     int code = 0;
     while (tokens && code == 0) {
-        size_t count = tokens < ENGINE_BATCH ? (size_t)tokens : ENGINE_BATCH;
+        size_t count = tokens < CALL_TOKENS ? (size_t)tokens : CALL_TOKENS;
         for (size_t i = 0; i < count; i++)
             batch[i] = (int32_t)random_below(&g->random, bench_run_vocabulary(&g->run));
         code = bench_run_tokens(&g->run, batch, count, error);
