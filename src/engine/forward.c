@@ -266,10 +266,11 @@ static void attention_piece(void *argument, unsigned piece, unsigned thread)
     const struct engine *e = p->engine;
     const struct weights *w = &e->weights;
     struct thread_scratch *s = &e->scratch[thread];
-    uint32_t head = piece % w->kv_heads, group = w->heads / w->kv_heads;
-    /* Later tokens see more, so they are handed out first and the short ones even out the end. */
-    size_t blocks = pieces_of(p->count - p->first, ATTENTION_TOKENS);
-    size_t begin = p->first + (blocks - 1 - piece / w->kv_heads) * ATTENTION_TOKENS;
+    /* A head's blocks follow one another, which share its chunks in a cache. Later tokens see more, so they
+     * go first and the short ones even out the end. */
+    uint32_t blocks = pieces_of(p->count - p->first, ATTENTION_TOKENS);
+    uint32_t head = piece / blocks, group = w->heads / w->kv_heads;
+    size_t begin = p->first + (size_t)(blocks - 1 - piece % blocks) * ATTENTION_TOKENS;
     size_t end = begin + ATTENTION_TOKENS < p->count ? begin + ATTENTION_TOKENS : p->count;
     size_t rows = 0, chunks = p->positions[end - 1] / CHUNK_TOKENS + 1;
     for (size_t c = 0; c < chunks; c++)

@@ -158,13 +158,13 @@ static float exponentials(float *scores, size_t visible, size_t padded)
     __m512 lanes = _mm512_setzero_ps();
     size_t t = 0;
     for (; t + 16 <= visible; t += 16) {
-        __m512 p = avx512_exp(_mm512_sub_ps(_mm512_loadu_ps(scores + t), top));
+        __m512 p = avx512_exp_low(_mm512_sub_ps(_mm512_loadu_ps(scores + t), top));
         lanes = _mm512_add_ps(lanes, p);
         _mm512_storeu_ps(scores + t, p);
     }
     __mmask16 rest = (__mmask16)((1u << (visible - t)) - 1);
     for (; t < padded; t += 16, rest = 0) {
-        __m512 p = _mm512_maskz_mov_ps(rest, avx512_exp(_mm512_sub_ps(_mm512_loadu_ps(scores + t), top)));
+        __m512 p = _mm512_maskz_mov_ps(rest, avx512_exp_low(_mm512_sub_ps(_mm512_loadu_ps(scores + t), top)));
         lanes = _mm512_add_ps(lanes, p);
         _mm512_storeu_ps(scores + t, p);
     }

@@ -6,11 +6,11 @@
 
 #include "kernels/math_plain.h"
 
-static inline __m512 avx512_exp(__m512 x)
+/* Of numbers up to EXP_HIGH, and NaN. */
+static inline __m512 avx512_exp_low(__m512 x)
 {
     const __m512 low = _mm512_set1_ps(EXP_LOW), round = _mm512_set1_ps(EXP_ROUND);
-    /* max/min return the second operand for NaN, so NaN stays. */
-    __m512 clamped = _mm512_min_ps(_mm512_set1_ps(EXP_HIGH), _mm512_max_ps(low, x));
+    __m512 clamped = _mm512_max_ps(low, x); /* the second operand for NaN, so NaN stays */
     __m512 n = _mm512_sub_ps(_mm512_fmadd_ps(clamped, _mm512_set1_ps(EXP_LOG2E), round), round);
     __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-EXP_LN2_HIGH), clamped);
     r = _mm512_fmadd_ps(n, _mm512_set1_ps(-EXP_LN2_LOW), r);
@@ -21,9 +21,13 @@ static inline __m512 avx512_exp(__m512 x)
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP_C2));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP_C1));
     p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
-    __m512i e = _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23);
-    __m512 y = _mm512_mul_ps(p, _mm512_castsi512_ps(e));
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), y);
+    /* p * 2^n, rounded once, as the product with that power is */
+    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), p, n);
+}
+
+static inline __m512 avx512_exp(__m512 x)
+{
+    return avx512_exp_low(_mm512_min_ps(_mm512_set1_ps(EXP_HIGH), x));
 }
 
 static inline float avx512_sum16(__m512 lane)
