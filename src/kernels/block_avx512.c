@@ -13,7 +13,14 @@
 #include "kernels/unroll.h"
 
 /* Two tokens at once, so that their sums of dot products, of four steps each, wait for nothing. */
-enum { HALF = UNPACK_ROWS, ROWS = 2 * HALF, TOKENS = 128, TOKENS_AT_ONCE = 2, NEXT_TOKENS = 8, NEAR_BYTES = 64 };
+enum {
+    HALF = UNPACK_ROWS,
+    ROWS = 2 * HALF,
+    TOKENS = 128,
+    TOKENS_AT_ONCE = 2,
+    NEXT_TOKENS = 8,
+    NEAR_BYTES = 64
+};
 enum { COPY_COLUMNS = 512, COPY_BYTES = 34 };
 
 /* ROWS rows by some blocks, and the tokens they are multiplied with. */
@@ -42,17 +49,17 @@ ALWAYS_INLINE __m512i four_bytes(const unsigned char *at)
     return _mm512_set1_epi32(four);
 }
 
-/* Adds one block's products with `tokens` tokens, the first one's codes at x. The codes' offset is
- * PACK_START << shift; minimums: of a type that has them, and no offset. */
+/* Adds one block's products with `tokens` tokens, the first one's codes at x, its scale and start so far from
+ * there. The codes' offset is PACK_START << shift; minimums: of a type that has them, and no offset. */
 ALWAYS_INLINE void add_products(int tokens, bool minimums, unsigned shift, const struct block *b,
-                                const struct run *r, const unsigned char *x, size_t scales, size_t starts,
+                                const unsigned char *x, size_t x_stride, size_t scales, size_t starts,
                                 float *sums)
 {
     __m512i dot[TOKENS_AT_ONCE][2][2];
     UNROLL_FOR (t, tokens) {
-        const unsigned char *at = x + (size_t)t * r->x_stride;
+        const unsigned char *at = x + (size_t)t * x_stride;
         __m512i start = minimums ? _mm512_setzero_si512() : four_bytes(at + starts);
-        _mm_prefetch((const char *)((uintptr_t)at + NEXT_TOKENS * r->x_stride), _MM_HINT_T0);
+        _mm_prefetch((const char *)((uintptr_t)at + NEXT_TOKENS * x_stride), _MM_HINT_T0);
         UNROLL_FOR (h, 2) {
             dot[t][h][0] = shift ? _mm512_slli_epi32(start, shift) : start;
             dot[t][h][1] = _mm512_setzero_si512();
@@ -60,12 +67,12 @@ ALWAYS_INLINE void add_products(int tokens, bool minimums, unsigned shift, const
     }
     UNROLL_FOR (c, 8)
         UNROLL_FOR (t, tokens) {
-            __m512i four = four_bytes(x + (size_t)t * r->x_stride + 4 * (size_t)c);
+            __m512i four = four_bytes(x + (size_t)t * x_stride + 4 * (size_t)c);
             UNROLL_FOR (h, 2)
                 dot[t][h][c % 2] = _mm512_dpbusd_epi32(dot[t][h][c % 2], b->code[h][c], four);
         }
     UNROLL_FOR (t, tokens) {
-        const unsigned char *at = x + (size_t)t * r->x_stride;
+        const unsigned char *at = x + (size_t)t * x_stride;
         __m512 scale = _mm512_castsi512_ps(four_bytes(at + scales)), of_minimum = scale;
         if (minimums) {
             int32_t start;
@@ -83,20 +90,18 @@ ALWAYS_INLINE void add_products(int tokens, bool minimums, unsigned shift, const
     }
 }
 
+/* What the loop needs of r lies in variables: the compiler would load it anew after each store. */
 ALWAYS_INLINE void multiply(bool minimums, unsigned shift, const struct block *b, const struct run *r,
                             size_t number)
 {
     const unsigned char *x = r->x + 32 * number;
-    const size_t scales = r->scales - 28 * number, starts = r->starts - 28 * number;
-    float *sums = r->sums;
-    size_t t = 0;
-    for (; t + TOKENS_AT_ONCE <= r->tokens; t += TOKENS_AT_ONCE) {
-        add_products(TOKENS_AT_ONCE, minimums, shift, b, r, x, scales, starts, sums);
-        x += TOKENS_AT_ONCE * r->x_stride;
-        sums += TOKENS_AT_ONCE * ROWS;
-    }
-    if (t < r->tokens)
-        add_products(1, minimums, shift, b, r, x, scales, starts, sums);
+    const size_t scales = r->scales - 28 * number, starts = r->starts - 28 * number, x_stride = r->x_stride;
+    const size_t together = r->tokens / TOKENS_AT_ONCE * TOKENS_AT_ONCE;
+    float *sums = r->sums, *end = sums + together * ROWS;
+    for (; sums != end; sums += TOKENS_AT_ONCE * ROWS, x += TOKENS_AT_ONCE * x_stride)
+        add_products(TOKENS_AT_ONCE, minimums, shift, b, x, x_stride, scales, starts, sums);
+    if (together < r->tokens)
+        add_products(1, minimums, shift, b, x, x_stride, scales, starts, sums);
 }
 
 /* Fetches what lies ahead into the second cache, as the first holds what is at work; and from there what the
