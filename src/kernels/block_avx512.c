@@ -33,7 +33,7 @@ struct run {
     float *sums;           /* [tokens][ROWS], added to */
     uintptr_t ahead;       /* fetched from memory meanwhile; only an address: it may lie behind the weights,
                               where that does nothing */
-    size_t ahead_bytes;    /* with each block */
+    bool fetches;          /* whether it is */
 };
 
 /* One block. */
@@ -104,17 +104,15 @@ ALWAYS_INLINE void multiply(bool minimums, unsigned shift, const struct block *b
         add_products(1, minimums, shift, b, x, x_stride, scales, starts, sums);
 }
 
-/* Fetches what lies ahead into the second cache, as the first holds what is at work; and from there what the
- * rows will need soon. */
-ALWAYS_INLINE uintptr_t fetch(uintptr_t ahead, size_t bytes, const struct rows *low, const struct rows *high,
-                              size_t near)
+/* Fetches `bytes` of what lies ahead, if r wants it, into the second cache, as the first holds what is at
+ * work; and from there what `rows` will need soon. */
+ALWAYS_INLINE uintptr_t fetch(const struct run *r, uintptr_t ahead, size_t bytes, const struct rows *rows)
 {
-    UNROLL_FOR (i, HALF) {
-        _mm_prefetch((const char *)((uintptr_t)row_at(low, i) + near), _MM_HINT_T0);
-        _mm_prefetch((const char *)((uintptr_t)row_at(high, i) + near), _MM_HINT_T0);
-    }
-    for (uintptr_t at = ahead; at < ahead + bytes; at += 64)
-        _mm_prefetch((const char *)at, _MM_HINT_T1);
+    UNROLL_FOR (i, HALF)
+        _mm_prefetch((const char *)((uintptr_t)row_at(rows, i) + NEAR_BYTES), _MM_HINT_T0);
+    if (r->fetches)
+        UNROLL_FOR (line, (int)bytes / 64)
+            _mm_prefetch((const char *)(ahead + 64 * (uintptr_t)line), _MM_HINT_T1);
     return ahead + bytes;
 }
 
@@ -126,7 +124,7 @@ ALWAYS_INLINE void run_32(enum dtype type, size_t bytes, bool minimums, unsigned
         struct block b;
         unpack_32(type, &low, 0, b.code[0], &b.scale[0], &b.minimum[0]);
         unpack_32(type, &high, 0, b.code[1], &b.scale[1], &b.minimum[1]);
-        ahead = fetch(ahead, r->ahead_bytes, &low, &high, NEAR_BYTES);
+        ahead = fetch(r, ahead, ROWS * bytes, i % 2 ? &high : &low);
         multiply(minimums, shift, &b, r, i);
     }
 }
@@ -157,12 +155,13 @@ static void run_q4_0(const struct run *r)
         __m512 next[2];
         next[0] = first_q4_0(&low, b.code[0], &b.scale[0]);
         next[1] = first_q4_0(&high, b.code[1], &b.scale[1]);
-        ahead = fetch(ahead, 2 * r->ahead_bytes, &low, &high, NEAR_BYTES);
+        ahead = fetch(r, ahead, ROWS * 18, &low);
         multiply(false, 0, &b, r, i);
         nibbles(&low, 20, b.code[0]);
         nibbles(&high, 20, b.code[1]);
         b.scale[0] = next[0];
         b.scale[1] = next[1];
+        ahead = fetch(r, ahead, ROWS * 18, &high);
         multiply(false, 0, &b, r, i + 1);
     }
     if (i < r->blocks) {
@@ -217,7 +216,7 @@ static void run_last(run_fn *run, struct run *r, size_t rows, size_t block_bytes
     const unsigned char *from = r->rows;
     size_t stride = r->stride;
     r->rows = copy;
-    r->ahead_bytes = 0;
+    r->fetches = false;
     for (size_t left = r->blocks; left; left -= r->blocks) {
         r->blocks = left < COPY_COLUMNS / 32 ? left : COPY_COLUMNS / 32;
         r->stride = r->blocks * block_bytes;
@@ -266,7 +265,7 @@ bool block_matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_en
                             .scales = pack_q32_scales_at(m->columns),
                             .starts = pack_q32_starts_at(m->columns),
                             .sums = sums,
-                            .ahead_bytes = first ? 0 : ROWS * info->block_bytes};
+                            .fetches = first == 0};
             r.ahead = (uintptr_t)r.rows + ROWS * row_bytes;
             memset(sums, 0, r.tokens * ROWS * sizeof *sums);
             if (rows == ROWS)
