@@ -16,9 +16,13 @@ static unsigned online_cpus(void)
 }
 
 /* Over every tensor's name, shape and beginning: two models that differ in training differ in all of them. */
+/* Counted up when a canonical order or a packing changes (kernels.h): KV that an earlier build left on flash
+ * is not what this one computes. */
+enum { RESULTS = 2 };
+
 static uint64_t fingerprint(const struct gguf *gguf)
 {
-    uint64_t hash = 1;
+    uint64_t hash = RESULTS;
     for (size_t i = 0; i < gguf_tensor_count(gguf); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(gguf, i);
         uint64_t facts[] = {hash, (uint64_t)t->type, t->size[0], t->size[1]};
@@ -79,14 +83,14 @@ static int reserve_batch(struct engine *e)
         if (!*rows[i].at)
             return -ENOMEM;
     }
-    bool needed[3] = {false, false, false};
+    bool needed[PACK_COUNT] = {false};
     for (uint32_t i = 0; i < w->layer_count; i++) {
         const struct layer *l = &w->layers[i];
         needed[l->q.pack] = needed[l->k.pack] = needed[l->v.pack] = needed[l->o.pack] = true;
         needed[l->gate.pack] = needed[l->up.pack] = needed[l->down.pack] = true;
     }
     needed[w->output.pack] = true;
-    for (size_t p = 0; p < 3; p++) {
+    for (size_t p = 0; p < PACK_COUNT; p++) {
         if (!needed[p])
             continue;
         e->packed[p] = mem_large(ENGINE_BATCH * kernels_packed_bytes((enum pack)p, widest));
@@ -201,7 +205,7 @@ void engine_close(struct engine *e)
     float *rows[] = {e->x, e->normed, e->q, e->k, e->v, e->hidden, e->delta, e->rotation};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         mem_free(rows[i]);
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < PACK_COUNT; i++)
         mem_free(e->packed[i]);
     for (unsigned i = 0; e->scratch && i < workers_threads(e->workers); i++) {
         struct thread_scratch *s = &e->scratch[i];

@@ -44,12 +44,12 @@ struct engine {
     float *x;        /* [width] the residual stream */
     float *rotation; /* [rope_dims] cos and sin of each pair */
     /* A part's, [ENGINE_BATCH] rows each. */
-    float *normed;            /* [width] */
-    float *q;                 /* [heads x dim]; attention's result replaces it */
-    float *k, *v;             /* [kv_heads x dim] */
-    float *hidden;            /* [hidden] */
-    float *delta;             /* [width] what a block adds to x */
-    unsigned char *packed[3]; /* by enum pack: rows of kernels_packed_bytes() each */
+    float *normed;                     /* [width] */
+    float *q;                          /* [heads x dim]; attention's result replaces it */
+    float *k, *v;                      /* [kv_heads x dim] */
+    float *hidden;                     /* [hidden] */
+    float *delta;                      /* [width] what a block adds to x */
+    unsigned char *packed[PACK_COUNT]; /* by enum pack: rows of kernels_packed_bytes() each */
 };
 
 int engine_scratch_reserve(struct engine *engine, size_t positions); /* 0 or -ENOMEM */

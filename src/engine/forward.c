@@ -65,7 +65,7 @@ static unsigned char *packed_row(const struct engine *e, enum pack pack, size_t 
 static void pack_row(const struct pass *p, const float *row, size_t width, size_t token)
 {
     struct engine *e = p->engine;
-    for (unsigned pack = 0; pack < 3; pack++)
+    for (unsigned pack = 0; pack < PACK_COUNT; pack++)
         if (p->packs >> pack & 1)
             e->kernels->pack((enum pack)pack, row, width, packed_row(e, (enum pack)pack, width, token));
 }

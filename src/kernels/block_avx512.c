@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "kernels/pack.h"
 #include "kernels/unpack_avx512.h"
 #include "kernels/unroll.h"
@@ -19,7 +20,8 @@ enum {
     TOKENS = 128,
     TOKENS_AT_ONCE = 2,
     NEXT_TOKENS = 8,
-    NEAR_BYTES = 64
+    NEAR_BYTES = 64,
+    PAIRS_TOKENS = 24 /* with fewer, preparing the weights takes what pairs gain */
 };
 enum { COPY_COLUMNS = 512, COPY_BYTES = 34 };
 
@@ -36,10 +38,15 @@ struct run {
     bool fetches;          /* whether it is */
 };
 
+/* How a block's dot product comes about: of codes above theirs by PACK_START << shift, which the token's
+ * start takes off; of codes as they are, where the type has minimums; or in pairs (pack.h). */
+enum way { ABOVE, MINIMUMS, PAIRS };
+
 /* One block. */
 struct block {
     __m512i code[2][8];
     __m512 scale[2], minimum[2];
+    __m512i above[2]; /* PAIRS: what the rows alone add to the dot products */
 };
 
 ALWAYS_INLINE __m512i four_bytes(const unsigned char *at)
@@ -49,41 +56,102 @@ ALWAYS_INLINE __m512i four_bytes(const unsigned char *at)
     return _mm512_set1_epi32(four);
 }
 
-/* Adds one block's products with `tokens` tokens, the first one's codes at x, its scale and start so far from
- * there. The codes' offset is PACK_START << shift; minimums: of a type that has them, and no offset. */
-ALWAYS_INLINE void add_products(int tokens, bool minimums, unsigned shift, const struct block *b,
-                                const unsigned char *x, size_t x_stride, size_t scales, size_t starts,
-                                float *sums)
+/* Of codes PACK_START above theirs makes what pairs are taken with: w, and v + PACK_PAIR. */
+ALWAYS_INLINE void pair_up(struct block *b)
 {
-    __m512i dot[TOKENS_AT_ONCE][2][2];
-    UNROLL_FOR (t, tokens) {
-        const unsigned char *at = x + (size_t)t * x_stride;
-        __m512i start = minimums ? _mm512_setzero_si512() : four_bytes(at + starts);
-        _mm_prefetch((const char *)((uintptr_t)at + NEXT_TOKENS * x_stride), _MM_HINT_T0);
-        UNROLL_FOR (h, 2) {
-            dot[t][h][0] = shift ? _mm512_slli_epi32(start, shift) : start;
-            dot[t][h][1] = _mm512_setzero_si512();
+    UNROLL_FOR (h, 2) {
+        b->above[h] = _mm512_setzero_si512();
+        UNROLL_FOR (i, 4) {
+            __m512i *w = &b->code[h][2 * i], *v = w + 1;
+            *w = _mm512_sub_epi8(*w, _mm512_set1_epi8(PACK_START));
+            *v = _mm512_add_epi8(*v, _mm512_set1_epi8(PACK_PAIR - PACK_START));
+            b->above[h] = _mm512_dpbusd_epi32(b->above[h], *v, *w);
         }
     }
-    UNROLL_FOR (c, 8)
-        UNROLL_FOR (t, tokens) {
-            __m512i four = four_bytes(x + (size_t)t * x_stride + 4 * (size_t)c);
-            UNROLL_FOR (h, 2)
-                dot[t][h][c % 2] = _mm512_dpbusd_epi32(dot[t][h][c % 2], b->code[h][c], four);
-        }
+}
+
+/* Tokens at work together: codes of the first, and from there to its scale and start. */
+struct tokens {
+    const unsigned char *x;
+    size_t stride, scale, start;
+};
+
+ALWAYS_INLINE __m512i start_of(const struct tokens *x, int token)
+{
+    return four_bytes(x->x + (size_t)token * x->stride + x->start);
+}
+
+ALWAYS_INLINE __m512i codes_of(const struct tokens *x, int token, int four)
+{
+    return four_bytes(x->x + (size_t)token * x->stride + 4 * (size_t)four);
+}
+
+ALWAYS_INLINE void dots(bool minimums, unsigned shift, int tokens, const struct block *b,
+                        const struct tokens *x, __m512i dot[TOKENS_AT_ONCE][2])
+{
+    __m512i other[TOKENS_AT_ONCE][2]; /* so that a sum has four steps and not eight to wait for */
     UNROLL_FOR (t, tokens) {
-        const unsigned char *at = x + (size_t)t * x_stride;
-        __m512 scale = _mm512_castsi512_ps(four_bytes(at + scales)), of_minimum = scale;
-        if (minimums) {
+        __m512i start = minimums ? _mm512_setzero_si512() : start_of(x, t);
+        UNROLL_FOR (h, 2) {
+            dot[t][h] = shift ? _mm512_slli_epi32(start, shift) : start;
+            other[t][h] = _mm512_setzero_si512();
+        }
+    }
+    UNROLL_FOR (i, 4)
+        UNROLL_FOR (t, tokens) {
+            __m512i first = codes_of(x, t, 2 * i), second = codes_of(x, t, 2 * i + 1);
+            UNROLL_FOR (h, 2)
+                dot[t][h] = _mm512_dpbusd_epi32(dot[t][h], b->code[h][2 * i], first);
+            UNROLL_FOR (h, 2)
+                other[t][h] = _mm512_dpbusd_epi32(other[t][h], b->code[h][2 * i + 1], second);
+        }
+    UNROLL_FOR (t, tokens)
+        UNROLL_FOR (h, 2)
+            dot[t][h] = _mm512_add_epi32(dot[t][h], other[t][h]);
+}
+
+ALWAYS_INLINE void dots_of_pairs(int tokens, const struct block *b, const struct tokens *x,
+                                 __m512i dot[TOKENS_AT_ONCE][2])
+{
+    UNROLL_FOR (t, tokens)
+        UNROLL_FOR (h, 2)
+            dot[t][h] = start_of(x, t);
+    UNROLL_FOR (i, 4)
+        UNROLL_FOR (t, tokens) {
+            __m512i first = codes_of(x, t, 2 * i), second = codes_of(x, t, 2 * i + 1);
+            UNROLL_FOR (h, 2)
+                dot[t][h] = _mm512_dpbusd_epi32(dot[t][h], _mm512_add_epi8(b->code[h][2 * i + 1], first),
+                                                _mm512_add_epi8(b->code[h][2 * i], second));
+        }
+    UNROLL_FOR (t, tokens)
+        UNROLL_FOR (h, 2)
+            dot[t][h] = _mm512_sub_epi32(dot[t][h], b->above[h]);
+}
+
+/* Adds one block's products with `tokens` tokens. */
+ALWAYS_INLINE void add_products(enum way way, unsigned shift, int tokens, const struct block *b,
+                                const struct tokens *x, float *sums)
+{
+    __m512i dot[TOKENS_AT_ONCE][2];
+    UNROLL_FOR (t, tokens)
+        _mm_prefetch((const char *)((uintptr_t)x->x + (NEXT_TOKENS + (size_t)t) * x->stride), _MM_HINT_T0);
+    if (way == PAIRS)
+        dots_of_pairs(tokens, b, x, dot);
+    else
+        dots(way == MINIMUMS, shift, tokens, b, x, dot);
+    UNROLL_FOR (t, tokens) {
+        const unsigned char *at = x->x + (size_t)t * x->stride;
+        __m512 scale = _mm512_castsi512_ps(four_bytes(at + x->scale)), of_minimum = scale;
+        if (way == MINIMUMS) {
             int32_t start;
-            memcpy(&start, at + starts, 4);
+            memcpy(&start, at + x->start, 4);
             of_minimum = _mm512_mul_ps(scale, _mm512_set1_ps((float)pack_q32_sum(start)));
         }
         UNROLL_FOR (h, 2) {
             float *to = sums + t * ROWS + h * HALF;
-            __m512 product = _mm512_cvtepi32_ps(_mm512_add_epi32(dot[t][h][0], dot[t][h][1]));
-            __m512 sum = _mm512_fmadd_ps(product, _mm512_mul_ps(b->scale[h], scale), _mm512_load_ps(to));
-            if (minimums)
+            __m512 both = _mm512_mul_ps(b->scale[h], scale);
+            __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[t][h]), both, _mm512_load_ps(to));
+            if (way == MINIMUMS)
                 sum = _mm512_fmadd_ps(b->minimum[h], of_minimum, sum);
             _mm512_store_ps(to, sum);
         }
@@ -91,17 +159,16 @@ ALWAYS_INLINE void add_products(int tokens, bool minimums, unsigned shift, const
 }
 
 /* What the loop needs of r lies in variables: the compiler would load it anew after each store. */
-ALWAYS_INLINE void multiply(bool minimums, unsigned shift, const struct block *b, const struct run *r,
+ALWAYS_INLINE void multiply(enum way way, unsigned shift, const struct block *b, const struct run *r,
                             size_t number)
 {
-    const unsigned char *x = r->x + 32 * number;
-    const size_t scales = r->scales - 28 * number, starts = r->starts - 28 * number, x_stride = r->x_stride;
+    struct tokens x = {r->x + 32 * number, r->x_stride, r->scales - 28 * number, r->starts - 28 * number};
     const size_t together = r->tokens / TOKENS_AT_ONCE * TOKENS_AT_ONCE;
     float *sums = r->sums, *end = sums + together * ROWS;
-    for (; sums != end; sums += TOKENS_AT_ONCE * ROWS, x += TOKENS_AT_ONCE * x_stride)
-        add_products(TOKENS_AT_ONCE, minimums, shift, b, x, x_stride, scales, starts, sums);
+    for (; sums != end; sums += TOKENS_AT_ONCE * ROWS, x.x += TOKENS_AT_ONCE * x.stride)
+        add_products(way, shift, TOKENS_AT_ONCE, b, &x, sums);
     if (together < r->tokens)
-        add_products(1, minimums, shift, b, x, x_stride, scales, starts, sums);
+        add_products(way, shift, 1, b, &x, sums);
 }
 
 /* Fetches `bytes` of what lies ahead, if r wants it, into the second cache, as the first holds what is at
@@ -116,7 +183,7 @@ ALWAYS_INLINE uintptr_t fetch(const struct run *r, uintptr_t ahead, size_t bytes
     return ahead + bytes;
 }
 
-ALWAYS_INLINE void run_32(enum dtype type, size_t bytes, bool minimums, unsigned shift, const struct run *r)
+ALWAYS_INLINE void run_32(enum dtype type, size_t bytes, enum way way, unsigned shift, const struct run *r)
 {
     struct rows low = rows_at(r->rows, r->stride), high = rows_at(r->rows + HALF * r->stride, r->stride);
     uintptr_t ahead = r->ahead;
@@ -125,7 +192,7 @@ ALWAYS_INLINE void run_32(enum dtype type, size_t bytes, bool minimums, unsigned
         unpack_32(type, &low, 0, b.code[0], &b.scale[0], &b.minimum[0]);
         unpack_32(type, &high, 0, b.code[1], &b.scale[1], &b.minimum[1]);
         ahead = fetch(r, ahead, ROWS * bytes, i % 2 ? &high : &low);
-        multiply(minimums, shift, &b, r, i);
+        multiply(way, shift, &b, r, i);
     }
 }
 
@@ -145,7 +212,14 @@ ALWAYS_INLINE __m512 first_q4_0(const struct rows *r, __m512i code[8], __m512 *s
     return high_halves(v[4]);
 }
 
-static void run_q4_0(const struct run *r)
+ALWAYS_INLINE void multiply_q4_0(enum way way, struct block *b, const struct run *r, size_t number)
+{
+    if (way == PAIRS)
+        pair_up(b);
+    multiply(way, 0, b, r, number);
+}
+
+ALWAYS_INLINE void run_4(enum way way, const struct run *r)
 {
     struct rows low = rows_at(r->rows, r->stride), high = rows_at(r->rows + HALF * r->stride, r->stride);
     uintptr_t ahead = r->ahead;
@@ -156,50 +230,60 @@ static void run_q4_0(const struct run *r)
         next[0] = first_q4_0(&low, b.code[0], &b.scale[0]);
         next[1] = first_q4_0(&high, b.code[1], &b.scale[1]);
         ahead = fetch(r, ahead, ROWS * 18, &low);
-        multiply(false, 0, &b, r, i);
+        multiply_q4_0(way, &b, r, i);
         nibbles(&low, 20, b.code[0]);
         nibbles(&high, 20, b.code[1]);
         b.scale[0] = next[0];
         b.scale[1] = next[1];
         ahead = fetch(r, ahead, ROWS * 18, &high);
-        multiply(false, 0, &b, r, i + 1);
+        multiply_q4_0(way, &b, r, i + 1);
     }
     if (i < r->blocks) {
         unpack_32(DTYPE_Q4_0, &low, 0, b.code[0], &b.scale[0], &b.minimum[0]);
         unpack_32(DTYPE_Q4_0, &high, 0, b.code[1], &b.scale[1], &b.minimum[1]);
-        multiply(false, 0, &b, r, i);
+        multiply_q4_0(way, &b, r, i);
     }
+}
+
+static void run_q4_0(const struct run *r)
+{
+    run_4(ABOVE, r);
+}
+
+static void run_q4_0_pairs(const struct run *r)
+{
+    run_4(PAIRS, r);
 }
 
 static void run_q8_0(const struct run *r)
 {
-    run_32(DTYPE_Q8_0, 34, false, 4, r);
+    run_32(DTYPE_Q8_0, 34, ABOVE, 4, r);
 }
 
 static void run_q4_1(const struct run *r)
 {
-    run_32(DTYPE_Q4_1, 20, true, 0, r);
+    run_32(DTYPE_Q4_1, 20, MINIMUMS, 0, r);
 }
 
 static void run_q5_0(const struct run *r)
 {
-    run_32(DTYPE_Q5_0, 22, false, 1, r);
+    run_32(DTYPE_Q5_0, 22, ABOVE, 1, r);
 }
 
 static void run_q5_1(const struct run *r)
 {
-    run_32(DTYPE_Q5_1, 24, true, 0, r);
+    run_32(DTYPE_Q5_1, 24, MINIMUMS, 0, r);
 }
 
 typedef void run_fn(const struct run *r);
 
-static run_fn *run_of(enum dtype type)
+static run_fn *run_of(enum dtype type, bool pairs)
 {
     switch (type) {
     case DTYPE_Q8_0:
         return run_q8_0;
     case DTYPE_Q4_0:
-        return run_q4_0;
+        return pairs ? run_q4_0_pairs : run_q4_0;
     case DTYPE_Q4_1:
         return run_q4_1;
     case DTYPE_Q5_0:
@@ -244,15 +328,13 @@ static void store_sums(const struct matmul *m, size_t row, size_t rows, size_t f
     }
 }
 
-bool block_matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end)
+static void multiply_rows(const struct matmul *m, size_t row_begin, size_t row_end, bool pairs)
 {
     const struct dtype_info *info = dtype_info((uint32_t)m->type);
-    if (info->block_values != 32)
-        return false;
     _Alignas(64) float sums[TOKENS * ROWS];
-    run_fn *run = run_of(m->type);
+    run_fn *run = run_of(m->type, pairs);
     size_t row_bytes = dtype_row_bytes(m->type, m->columns);
-    size_t packed_bytes = kernels_packed_bytes(PACK_Q32, m->columns);
+    size_t packed_bytes = kernels_packed_bytes(kernels_pack_of(m->type), m->columns);
     for (size_t row = row_begin; row < row_end; row += ROWS) {
         size_t rows = row_end - row < ROWS ? row_end - row : ROWS;
         for (size_t first = 0; first < m->tokens; first += TOKENS) {
@@ -263,7 +345,7 @@ bool block_matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_en
                             .x_stride = packed_bytes,
                             .tokens = m->tokens - first < TOKENS ? m->tokens - first : TOKENS,
                             .scales = pack_q32_scales_at(m->columns),
-                            .starts = pack_q32_starts_at(m->columns),
+                            .starts = (pairs ? pack_pairs_at : pack_q32_starts_at)(m->columns),
                             .sums = sums,
                             .fetches = first == 0};
             r.ahead = (uintptr_t)r.rows + ROWS * row_bytes;
@@ -275,5 +357,53 @@ bool block_matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_en
             store_sums(m, row, rows, first, r.tokens, sums);
         }
     }
+}
+
+/* ---- which way ---- */
+
+/* Of PERIOD calls the first TRIALS take both ways in turn; the rest the one whose best trial was faster. */
+enum { PERIOD = 128, TRIALS = 8 };
+
+struct trials {
+    unsigned calls;
+    bool pairs; /* were faster */
+    double best[2];
+};
+
+static bool next_way(const struct trials *t)
+{
+    return t->calls < TRIALS ? t->calls % 2 : t->pairs;
+}
+
+static void count_call(struct trials *t, bool pairs, double ns)
+{
+    if (t->calls < 2 || ns < t->best[pairs])
+        t->best[pairs] = ns;
+    if (++t->calls == TRIALS)
+        t->pairs = t->best[true] < t->best[false];
+    if (t->calls == PERIOD)
+        t->calls = 0;
+}
+
+static void multiply_faster(const struct matmul *m, size_t row_begin, size_t row_end)
+{
+    static _Thread_local struct trials trials;
+    bool pairs = next_way(&trials);
+    uint64_t start = clock_ns();
+    multiply_rows(m, row_begin, row_end, pairs);
+    double work = (double)(row_end - row_begin) * (double)m->columns * (double)m->tokens;
+    count_call(&trials, pairs, (double)(clock_ns() - start) / work);
+}
+
+bool block_matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end, enum block_way way)
+{
+    if (dtype_info((uint32_t)m->type)->block_values != 32)
+        return false;
+    if (m->type != DTYPE_Q4_0 || row_begin == row_end)
+        way = BLOCK_ALONE;
+    if (way == BLOCK_FASTER && m->tokens >= PAIRS_TOKENS)
+        multiply_faster(m, row_begin, row_end);
+    else
+        multiply_rows(m, row_begin, row_end, way == BLOCK_PAIRS);
     return true;
 }

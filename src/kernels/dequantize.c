@@ -47,9 +47,9 @@ void dequantize_plain(enum dtype type, const void *row, float *out, size_t value
             out[i] = bf16_to_float(block_u16(bytes + 2 * i));
         break;
     default:
-        if (kernels_pack_of(type) == PACK_Q32)
-            dequantize_32(type, bytes, out, values);
-        else
+        if (kernels_pack_of(type) == PACK_Q256)
             dequantize_256(type, bytes, out, values);
+        else
+            dequantize_32(type, bytes, out, values);
     }
 }

@@ -23,7 +23,7 @@ struct few {
     struct few_token { /* packed, at the first of these blocks */
         const signed char *codes;
         const float *scales;
-        const void *sums; /* PACK_Q32: starts */
+        const void *sums; /* starts where a scale is for 32 values */
     } x[FEW_TOKENS];
     float *sums;     /* [tokens][ROWS], added to */
     uintptr_t ahead; /* what to fetch meanwhile, as much as these rows' blocks; only an address: it may lie
@@ -273,7 +273,7 @@ static void few_tokens_at(const struct matmul *m, size_t column, struct few *f)
     const unsigned char *x = m->packed;
     for (size_t t = 0; t < m->tokens; t++, x += kernels_packed_bytes(pack, columns)) {
         f->x[t].codes = (const signed char *)x + column;
-        if (pack == PACK_Q32) {
+        if (pack != PACK_Q256) {
             f->x[t].scales = (const float *)(x + pack_q32_scales_at(columns)) + column / 32;
             f->x[t].sums = (const int *)(x + pack_q32_starts_at(columns)) + column / 32;
         } else {

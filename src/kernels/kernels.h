@@ -6,14 +6,17 @@
  * it was batched. Sources are built with -ffp-contract=off; where a fused multiply-add is meant it is written
  * (fmaf in the plain twin).
  *
- * Threads: kernels are pure; callers split rows, tokens or heads between threads.
+ * Threads: kernels are pure, but that each thread may measure which of two ways to the same bits is faster;
+ * callers split rows, tokens or heads between threads.
  *
  * Activations (the right-hand side of a matrix product) are first packed by `pack`, by the weight's type:
- *   PACK_F32   as they are                                          for F32, F16, BF16 weights
- *   PACK_Q32   int8, one scale for 32 values (rounded to FP16, as   for Q8_0, Q4_0, Q4_1, Q5_0, Q5_1
- *              llama.cpp's Q8_0), and the sum of each 32
- *   PACK_Q256  int8, one F32 scale for 256 values (as llama.cpp's   for Q4_K, Q5_K, Q6_K
- *              Q8_K), and the sums of each 16
+ * - PACK_F32, for F32, F16 and BF16 weights: as they are
+ * - PACK_Q32, for Q8_0, Q4_1, Q5_0 and Q5_1: int8, one scale for 32 values (rounded to FP16, as llama.cpp's
+ *   Q8_0), and the sum of each 32
+ * - PACK_PAIRS, for Q4_0: likewise with somewhat smaller codes, for products in pairs (src/kernels/pack.h)
+ * - PACK_Q256, for Q4_K, Q5_K and Q6_K: int8, one F32 scale for 256 values (as llama.cpp's Q8_K), and sums of
+ *   each 16
+ *
  * The layout inside a packed row is the kernels' own business (src/kernels/pack.h). */
 #ifndef LLMS_KERNELS_KERNELS_H
 #define LLMS_KERNELS_KERNELS_H
@@ -26,7 +29,7 @@
 /* AVXVNNI: AVX2 with AVX-VNNI, as processors without AVX-512 have it. AMX: AMX-INT8 beside AVX-512. */
 enum isa { ISA_PLAIN, ISA_AVX2, ISA_AVXVNNI, ISA_AVX512, ISA_AMX, ISA_COUNT };
 
-enum pack { PACK_F32, PACK_Q32, PACK_Q256 };
+enum pack { PACK_F32, PACK_Q32, PACK_PAIRS, PACK_Q256, PACK_COUNT };
 
 /* out[t * out_stride + r] = sum over k of weights[r][k] * x[t][k] for the rows asked for and all tokens. */
 struct matmul {

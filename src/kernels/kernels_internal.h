@@ -30,6 +30,9 @@ void add_avx2(float *x, const float *y, size_t n);
 
 void pack_avx512(enum pack pack, const float *x, size_t columns, void *out);
 void matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end);
+/* For tests: what matmul_avx512 chooses from (block_avx512.h). */
+void matmul_avx512_alone(const struct matmul *m, size_t row_begin, size_t row_end);
+void matmul_avx512_pairs(const struct matmul *m, size_t row_begin, size_t row_end);
 void matmul_amx(const struct matmul *m, size_t row_begin, size_t row_end);
 void matmul_amx_software(const struct matmul *m, size_t row_begin,
                          size_t row_end); /* for tests: tiles_amx.h */

@@ -282,7 +282,7 @@ static void matmul_tiled(const struct matmul *m, size_t row_begin, size_t row_en
     }
 }
 
-void matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end)
+static void multiply(const struct matmul *m, size_t row_begin, size_t row_end, enum block_way way)
 {
     if (m->tokens == 0)
         return;
@@ -292,6 +292,21 @@ void matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end)
         return;
     else if (m->tokens <= FEW_TOKENS)
         few_matmul_avx512(m, row_begin, row_end);
-    else if (!block_matmul_avx512(m, row_begin, row_end))
+    else if (!block_matmul_avx512(m, row_begin, row_end, way))
         matmul_tiled(m, row_begin, row_end);
+}
+
+void matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end)
+{
+    multiply(m, row_begin, row_end, BLOCK_FASTER);
+}
+
+void matmul_avx512_alone(const struct matmul *m, size_t row_begin, size_t row_end)
+{
+    multiply(m, row_begin, row_end, BLOCK_ALONE);
+}
+
+void matmul_avx512_pairs(const struct matmul *m, size_t row_begin, size_t row_end)
+{
+    multiply(m, row_begin, row_end, BLOCK_PAIRS);
 }

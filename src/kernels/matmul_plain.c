@@ -105,7 +105,7 @@ void matmul_plain(const struct matmul *m, size_t row_begin, size_t row_end)
         for (size_t first = 0; first < m->tokens; first += TOKENS) {
             size_t tokens = m->tokens - first < TOKENS ? m->tokens - first : TOKENS;
             float sum[TOKENS] = {0};
-            if (pack == PACK_Q32)
+            if (pack == PACK_Q32 || pack == PACK_PAIRS)
                 row_32(m, row, first, tokens, sum);
             else if (pack == PACK_Q256)
                 row_256(m, row, first, tokens, sum);

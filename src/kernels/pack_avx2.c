@@ -20,26 +20,40 @@ ALWAYS_INLINE float largest(__m256 v)
     return _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)));
 }
 
-ALWAYS_INLINE __m256i rounded(const float *x, __m256 inverse)
+ALWAYS_INLINE __m256i rounded(const float *x, __m256 inverse, float most)
 {
     __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x), inverse);
-    scaled = _mm256_min_ps(scaled, _mm256_set1_ps(127.0f)); /* NaN takes the second operand */
-    scaled = _mm256_max_ps(scaled, _mm256_set1_ps(-127.0f));
+    scaled = _mm256_min_ps(scaled, _mm256_set1_ps(most)); /* NaN takes the second operand */
+    scaled = _mm256_max_ps(scaled, _mm256_set1_ps(-most));
     return _mm256_cvtps_epi32(scaled);
 }
 
+ALWAYS_INLINE int sum_of(__m256i v)
+{
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+
 /* Writes the codes of 16 values; returns their sum. */
-ALWAYS_INLINE int pack_16(const float *x, float inverse, unsigned char *out)
+ALWAYS_INLINE int pack_16(const float *x, float inverse, float most, unsigned char *out)
 {
     __m256 factor = _mm256_set1_ps(inverse);
-    __m256i a = rounded(x, factor), b = rounded(x + 8, factor);
+    __m256i a = rounded(x, factor, most), b = rounded(x + 8, factor, most);
     __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
     __m128i low = _mm256_castsi256_si128(words), high = _mm256_extracti128_si256(words, 1);
     _mm_store_si128((__m128i *)out, _mm_packs_epi16(low, high));
-    __m256i sum = _mm256_add_epi32(a, b);
-    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+    return sum_of(_mm256_add_epi32(a, b));
+}
+
+/* Of a block's codes. */
+ALWAYS_INLINE int pairs_start(const unsigned char *codes)
+{
+    const __m256i apart = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+    __m256i v = _mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)codes), apart);
+    __m256i x = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(v));
+    __m256i y = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(v, 1));
+    return -sum_of(_mm256_madd_epi16(_mm256_add_epi16(x, _mm256_set1_epi16(PACK_PAIR)), y));
 }
 
 /* The largest magnitude among n values, NaN left out (0 if none); *nan tells whether there is one. */
@@ -55,21 +69,25 @@ ALWAYS_INLINE float extent(const float *x, int n, bool *nan)
     return largest(top);
 }
 
-static void pack_q32(const float *x, size_t columns, unsigned char *out)
+static void pack_q32(enum pack pack, const float *x, size_t columns, unsigned char *out)
 {
     float *scales = (float *)(out + pack_q32_scales_at(columns));
     int32_t *starts = (int32_t *)(out + pack_q32_starts_at(columns));
+    int32_t *pairs = (int32_t *)(out + pack_pairs_at(columns));
+    const float most = pack_q32_most(pack);
     for (size_t b = 0; b < columns / 32; b++, x += 32, out += 32) {
         bool nan;
         float top = extent(x, 32, &nan);
-        scales[b] = nan ? NAN : half_to_float(float_to_half(top / 127.0f));
+        scales[b] = nan ? NAN : half_to_float(float_to_half(top / most));
         if (top != 0) {
-            int sum = pack_16(x, 127.0f / top, out);
-            starts[b] = -PACK_START * (sum + pack_16(x + 16, 127.0f / top, out + 16));
+            int sum = pack_16(x, most / top, most, out);
+            starts[b] = -PACK_START * (sum + pack_16(x + 16, most / top, most, out + 16));
         } else {
             memset(out, 0, 32);
             starts[b] = 0;
         }
+        if (pack == PACK_PAIRS)
+            pairs[b] = pairs_start(out);
     }
 }
 
@@ -95,7 +113,7 @@ static void pack_q256(const float *x, size_t columns, unsigned char *out)
             float inverse = -127.0f / first_of(x, top);
             scales[b] = nan ? NAN : 1.0f / inverse;
             for (int s = 0; s < 16; s++)
-                sums[s] = (int16_t)pack_16(x + 16 * s, inverse, out + 16 * s);
+                sums[s] = (int16_t)pack_16(x + 16 * s, inverse, 127, out + 16 * s);
         } else {
             scales[b] = nan ? NAN : 0;
             memset(out, 0, 256);
@@ -111,8 +129,8 @@ void pack_avx2(enum pack pack, const float *x, size_t columns, void *out)
         return;
     }
     memset((char *)out + columns, 0, kernels_packed_bytes(pack, columns) - columns);
-    if (pack == PACK_Q32)
-        pack_q32(x, columns, out);
-    else
+    if (pack == PACK_Q256)
         pack_q256(x, columns, out);
+    else
+        pack_q32(pack, x, columns, out);
 }

@@ -8,11 +8,11 @@
 #include "kernels/unroll.h"
 
 /* The codes of 16 values. */
-ALWAYS_INLINE __m512i codes_of(__m512 x, __m512 inverse)
+ALWAYS_INLINE __m512i codes_of(__m512 x, __m512 inverse, float most)
 {
     __m512 scaled = _mm512_mul_ps(x, inverse);
-    scaled = _mm512_min_ps(scaled, _mm512_set1_ps(127.0f)); /* NaN takes the second operand */
-    scaled = _mm512_max_ps(scaled, _mm512_set1_ps(-127.0f));
+    scaled = _mm512_min_ps(scaled, _mm512_set1_ps(most)); /* NaN takes the second operand */
+    scaled = _mm512_max_ps(scaled, _mm512_set1_ps(-most));
     return _mm512_cvtps_epi32(scaled);
 }
 
@@ -45,7 +45,8 @@ ALWAYS_INLINE __m512i fold_lanes(enum fold fold, const __m512i v[16])
 /* `blocks` blocks, at most BLOCKS, which are lanes where each has one number. */
 enum { BLOCKS = 16 };
 
-ALWAYS_INLINE void pack_blocks(const float *x, int blocks, unsigned char *out, float *scales, int32_t *starts)
+ALWAYS_INLINE void pack_blocks(float most, const float *x, int blocks, unsigned char *out, float *scales,
+                               int32_t *starts)
 {
     const __mmask16 exist = (__mmask16)(0xffff >> (BLOCKS - blocks));
     __m512i each[BLOCKS];
@@ -59,17 +60,17 @@ ALWAYS_INLINE void pack_blocks(const float *x, int blocks, unsigned char *out, f
     }
     for (int b = blocks; b < BLOCKS; b++)
         each[b] = _mm512_setzero_si512();
-    __m512 top = _mm512_castsi512_ps(fold_lanes(LARGEST, each)), of_127 = _mm512_set1_ps(127.0f);
+    __m512 top = _mm512_castsi512_ps(fold_lanes(LARGEST, each)), mosts = _mm512_set1_ps(most);
     __mmask16 some = _mm512_cmp_ps_mask(top, _mm512_setzero_ps(), _CMP_NEQ_OQ);
-    __m512 scale = _mm512_cvtph_ps(_mm512_cvtps_ph(_mm512_div_ps(top, of_127), _MM_FROUND_TO_NEAREST_INT));
+    __m512 scale = _mm512_cvtph_ps(_mm512_cvtps_ph(_mm512_div_ps(top, mosts), _MM_FROUND_TO_NEAREST_INT));
     _mm512_mask_storeu_ps(scales, exist, _mm512_mask_mov_ps(scale, nan, _mm512_set1_ps(NAN)));
-    _mm512_storeu_ps(inverse, _mm512_div_ps(of_127, top));
+    _mm512_storeu_ps(inverse, _mm512_div_ps(mosts, top));
     for (int b = 0; b < blocks; b++) {
         __m512 by = _mm512_set1_ps(inverse[b]);
         _mm_prefetch((const char *)((uintptr_t)(x + 32 * b) + 128 * BLOCKS), _MM_HINT_T0); /* the next ones */
         _mm_prefetch((const char *)((uintptr_t)(x + 32 * b) + 128 * BLOCKS + 64), _MM_HINT_T0);
-        __m512i low = codes_of(_mm512_loadu_ps(x + 32 * b), by);
-        __m512i high = codes_of(_mm512_loadu_ps(x + 32 * b + 16), by);
+        __m512i low = codes_of(_mm512_loadu_ps(x + 32 * b), by, most);
+        __m512i high = codes_of(_mm512_loadu_ps(x + 32 * b + 16), by, most);
         __mmask16 keep = some >> b & 1 ? 0xffff : 0;
         low = _mm512_maskz_mov_epi32(keep, low);
         high = _mm512_maskz_mov_epi32(keep, high);
@@ -81,15 +82,35 @@ ALWAYS_INLINE void pack_blocks(const float *x, int blocks, unsigned char *out, f
     _mm512_mask_storeu_epi32(starts, exist, sums);
 }
 
-static void pack_q32(const float *x, size_t columns, unsigned char *out)
+/* A block's sum of (x + PACK_PAIR) y is in every other one of 8 lanes, and nothing in those between. */
+ALWAYS_INLINE void pairs_starts(const unsigned char *codes, int blocks, int32_t *starts)
+{
+    __m512i each[BLOCKS];
+    for (int b = 0; b < BLOCKS; b++) {
+        __m256i v =
+            b < blocks ? _mm256_load_si256((const __m256i *)(codes + 32 * b)) : _mm256_setzero_si256();
+        __m256i x = _mm256_xor_si256(v, _mm256_set1_epi8((char)PACK_PAIR)), y = _mm256_srli_epi64(v, 32);
+        each[b] = _mm512_zextsi256_si512(_mm256_dpbusd_epi32(_mm256_setzero_si256(), x, y));
+    }
+    __m512i sums = _mm512_sub_epi32(_mm512_setzero_si512(), fold_lanes(SUM, each));
+    _mm512_mask_storeu_epi32(starts, (__mmask16)(0xffff >> (BLOCKS - blocks)), sums);
+}
+
+static void pack_q32(enum pack pack, const float *x, size_t columns, unsigned char *out)
 {
     float *scales = (float *)(out + pack_q32_scales_at(columns));
     int32_t *starts = (int32_t *)(out + pack_q32_starts_at(columns));
-    size_t b = 0, blocks = columns / 32;
-    for (; b + BLOCKS <= blocks; b += BLOCKS)
-        pack_blocks(x + 32 * b, BLOCKS, out + 32 * b, scales + b, starts + b);
-    if (b < blocks)
-        pack_blocks(x + 32 * b, (int)(blocks - b), out + 32 * b, scales + b, starts + b);
+    int32_t *pairs = (int32_t *)(out + pack_pairs_at(columns));
+    const size_t blocks = columns / 32;
+    for (size_t b = 0; b < blocks; b += BLOCKS) {
+        int now = blocks - b < BLOCKS ? (int)(blocks - b) : BLOCKS;
+        if (now == BLOCKS)
+            pack_blocks(pack_q32_most(pack), x + 32 * b, BLOCKS, out + 32 * b, scales + b, starts + b);
+        else
+            pack_blocks(pack_q32_most(pack), x + 32 * b, now, out + 32 * b, scales + b, starts + b);
+        if (pack == PACK_PAIRS)
+            pairs_starts(out + 32 * b, now, pairs + b);
+    }
 }
 
 /* The first value of the largest magnitude among 256 (0 if none); *nan tells whether any is NaN. */
@@ -124,7 +145,7 @@ static void pack_q256(const float *x, size_t columns, unsigned char *out)
         for (int s = 0; s < 16; s++) {
             each[s] = _mm512_setzero_si512();
             if (max != 0)
-                each[s] = codes_of(_mm512_loadu_ps(x + 16 * s), _mm512_set1_ps(inverse));
+                each[s] = codes_of(_mm512_loadu_ps(x + 16 * s), _mm512_set1_ps(inverse), 127);
             _mm_store_si128((__m128i *)(out + 16 * s), _mm512_cvtepi32_epi8(each[s]));
         }
         _mm256_storeu_si256((__m256i *)sums, _mm512_cvtepi32_epi16(fold_lanes(SUM, each)));
@@ -138,8 +159,8 @@ void pack_avx512(enum pack pack, const float *x, size_t columns, void *out)
         return;
     }
     memset((char *)out + columns, 0, kernels_packed_bytes(pack, columns) - columns);
-    if (pack == PACK_Q32)
-        pack_q32(x, columns, out);
-    else
+    if (pack == PACK_Q256)
         pack_q256(x, columns, out);
+    else
+        pack_q32(pack, x, columns, out);
 }

@@ -15,11 +15,12 @@ enum pack kernels_pack_of(enum dtype weights)
     case DTYPE_BF16:
         return PACK_F32;
     case DTYPE_Q8_0:
-    case DTYPE_Q4_0:
     case DTYPE_Q4_1:
     case DTYPE_Q5_0:
     case DTYPE_Q5_1:
         return PACK_Q32;
+    case DTYPE_Q4_0:
+        return PACK_PAIRS;
     case DTYPE_Q4_K:
     case DTYPE_Q5_K:
     case DTYPE_Q6_K:
@@ -41,10 +42,11 @@ size_t kernels_packed_bytes(enum pack pack, size_t columns)
         return pack_round(columns * 4);
     case PACK_Q32:
         return odd_lines(pack_q32_starts_at(columns) + pack_round(columns / 32 * 4));
-    case PACK_Q256:
+    case PACK_PAIRS:
+        return odd_lines(pack_pairs_at(columns) + pack_round(columns / 32 * 4));
+    default:
         return odd_lines(pack_q256_sums_at(columns) + pack_round(columns / 16 * 2));
     }
-    return 0;
 }
 
 /* The first value of the largest magnitude (0 if none); *nan tells whether any is NaN. */
@@ -62,27 +64,40 @@ static float extreme(const float *x, int n, int *nan)
     return value;
 }
 
-static int8_t code_of(float scaled)
+static int8_t code_of(float scaled, float most)
 {
-    scaled = scaled < 127.0f ? scaled : 127.0f; /* NaN too */
-    scaled = scaled > -127.0f ? scaled : -127.0f;
+    scaled = scaled < most ? scaled : most; /* NaN too */
+    scaled = scaled > -most ? scaled : -most;
     return (int8_t)lrintf(scaled);
 }
 
-static void pack_q32(const float *x, size_t columns, unsigned char *out)
+static int32_t pairs_start(const int8_t codes[32])
+{
+    int32_t sum = 0;
+    for (int i = 0; i < 32; i++)
+        if (i / PACK_PAIRS_APART % 2 == 0)
+            sum += (codes[i] + PACK_PAIR) * codes[i + PACK_PAIRS_APART];
+    return -sum;
+}
+
+static void pack_q32(enum pack pack, const float *x, size_t columns, unsigned char *out)
 {
     int8_t *codes = (int8_t *)out;
     float *scales = (float *)(out + pack_q32_scales_at(columns));
     int32_t *starts = (int32_t *)(out + pack_q32_starts_at(columns));
+    int32_t *pairs = (int32_t *)(out + pack_pairs_at(columns));
+    const float most = pack_q32_most(pack);
     for (size_t b = 0; b < columns / 32; b++, x += 32, codes += 32) {
         int nan;
-        float top = fabsf(extreme(x, 32, &nan)), inverse = top != 0 ? 127.0f / top : 0;
-        scales[b] = nan ? NAN : half_to_float(float_to_half(top / 127.0f));
+        float top = fabsf(extreme(x, 32, &nan)), inverse = top != 0 ? most / top : 0;
+        scales[b] = nan ? NAN : half_to_float(float_to_half(top / most));
         starts[b] = 0;
         for (int i = 0; i < 32; i++) {
-            codes[i] = top != 0 ? code_of(x[i] * inverse) : 0;
+            codes[i] = top != 0 ? code_of(x[i] * inverse, most) : 0;
             starts[b] -= PACK_START * codes[i];
         }
+        if (pack == PACK_PAIRS)
+            pairs[b] = pairs_start(codes);
     }
 }
 
@@ -98,7 +113,7 @@ static void pack_q256(const float *x, size_t columns, unsigned char *out)
         for (int s = 0; s < 16; s++) {
             int sum = 0;
             for (int i = 16 * s; i < 16 * s + 16; i++)
-                sum += codes[i] = max != 0 ? code_of(x[i] * inverse) : 0;
+                sum += codes[i] = max != 0 ? code_of(x[i] * inverse, 127) : 0;
             sums[s] = (int16_t)sum;
         }
     }
@@ -113,8 +128,8 @@ void pack_plain(enum pack pack, const float *x, size_t columns, void *out)
         return;
     }
     memset((char *)out + columns, 0, bytes - columns);
-    if (pack == PACK_Q32)
-        pack_q32(x, columns, out);
-    else
+    if (pack == PACK_Q256)
         pack_q256(x, columns, out);
+    else
+        pack_q32(pack, x, columns, out);
 }

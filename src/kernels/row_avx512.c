@@ -156,7 +156,7 @@ static row_fn *row_of(enum dtype type)
 bool row_matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end)
 {
     row_fn *run = row_of(m->type);
-    bool q32 = kernels_pack_of(m->type) == PACK_Q32;
+    bool q32 = kernels_pack_of(m->type) != PACK_Q256;
     size_t step = q32 ? PAIR : 256;
     if (!run || m->columns % step || row_end - row_begin < ROWS)
         return false;

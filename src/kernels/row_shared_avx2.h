@@ -13,7 +13,7 @@ enum { ROWS = UNPACK_ROWS };
 struct token {
     const signed char *codes;
     const float *scales;
-    const void *sums; /* PACK_Q32: starts */
+    const void *sums; /* starts where a scale is for 32 values */
 };
 
 /* The dot products of ROWS rows, stride bytes apart, by so many steps; fetches as many bytes from `ahead` on
@@ -66,7 +66,7 @@ static inline void run_rows(const struct matmul *m, row_fn *run, size_t step, si
                             size_t row_begin, size_t row_end)
 {
     const unsigned char *weights = m->weights, *x = m->packed;
-    const bool q32 = kernels_pack_of(m->type) == PACK_Q32;
+    const bool q32 = kernels_pack_of(m->type) != PACK_Q256;
     const size_t columns = m->columns;
     const struct token t = {(const signed char *)x,
                             (const float *)(x + (q32 ? pack_q32_scales_at : pack_q256_scales_at)(columns)),

@@ -238,8 +238,8 @@ static void run_tokens(struct problem *p, const struct kernels *k)
     }
 }
 
-/* Every table this processor has, then the AMX kernel with tiles in plain C, which needs AVX-512 for the
- * rest. NULL after the last. */
+/* Every table this processor has, then with AVX-512 the ways it chooses from, and the AMX kernel with tiles
+ * in plain C. NULL after the last. */
 static const struct kernels *next_twin(int *isa, struct kernels *made)
 {
     while (*isa < ISA_COUNT) {
@@ -248,10 +248,17 @@ static const struct kernels *next_twin(int *isa, struct kernels *made)
             return k;
     }
 #ifdef HAVE_AMX_SOFTWARE
-    if ((*isa)++ == ISA_COUNT && kernels_get(ISA_AVX512)) {
+    static const struct {
+        const char *name;
+        void (*matmul)(const struct matmul *m, size_t row_begin, size_t row_end);
+    } more[] = {{"avx512 alone", matmul_avx512_alone},
+                {"avx512 in pairs", matmul_avx512_pairs},
+                {"amx in software", matmul_amx_software}};
+    size_t at = (size_t)((*isa)++ - ISA_COUNT);
+    if (at < sizeof more / sizeof *more && kernels_get(ISA_AVX512)) {
         *made = *kernels_get(ISA_AVX512);
-        made->name = "amx in software";
-        made->matmul = matmul_amx_software;
+        made->name = more[at].name;
+        made->matmul = more[at].matmul;
         return made;
     }
 #endif
@@ -462,7 +469,7 @@ static double unpacked(enum pack pack, const unsigned char *packed, size_t colum
 {
     if (pack == PACK_F32)
         return ((const float *)(const void *)packed)[i];
-    bool q32 = pack == PACK_Q32;
+    bool q32 = pack != PACK_Q256;
     size_t at = q32 ? pack_q32_scales_at(columns) : pack_q256_scales_at(columns);
     const float *scales = (const float *)(const void *)(packed + at);
     return (double)scales[i / (q32 ? 32 : 256)] * (int8_t)packed[i];
@@ -478,12 +485,12 @@ static double largest(const float *x, size_t n)
 
 static void check_sums(enum pack pack, const unsigned char *packed, size_t columns)
 {
-    size_t step = pack == PACK_Q32 ? 32 : 16;
+    size_t step = pack == PACK_Q256 ? 16 : 32;
     for (size_t s = 0; s < columns / step; s++) {
         int sum = 0;
         for (size_t i = s * step; i < (s + 1) * step; i++)
             sum += (int8_t)packed[i];
-        if (pack == PACK_Q32)
+        if (pack != PACK_Q256)
             assert_int_equal(((const int32_t *)(const void *)(packed + pack_q32_starts_at(columns)))[s],
                              -8 * sum);
         else
@@ -491,7 +498,8 @@ static void check_sums(enum pack pack, const unsigned char *packed, size_t colum
     }
 }
 
-/* Half a step, and for PACK_Q32 also what rounding the scale to FP16 (2^-11 of it) does to the largest code.
+/* Half a step, and where it is for 32 values also what rounding the scale to FP16 (2^-11 of it) does to the
+ * largest code.
  */
 static void pack_is_close(void **state)
 {
@@ -500,13 +508,14 @@ static void pack_is_close(void **state)
     size_t columns = 1280;
     float *x = room(columns * 4);
     for (int pack = PACK_Q32; pack <= PACK_Q256; pack++) {
-        size_t block = pack == PACK_Q32 ? 32 : 256;
+        size_t block = pack == PACK_Q256 ? 256 : 32;
+        double most = pack == PACK_PAIRS ? PACK_PAIRS_MOST : 127;
         unsigned char *packed = room(kernels_packed_bytes((enum pack)pack, columns));
         fill_activations(&r, USUAL, x, columns);
         kernels_get(ISA_PLAIN)->pack((enum pack)pack, x, columns, packed);
         for (size_t i = 0; i < columns; i++) {
-            double step = largest(x + i / block * block, block) / 127;
-            double bound = step * (0.5 + 1e-4 + (pack == PACK_Q32 ? 127 * 0x1p-11 : 0));
+            double step = largest(x + i / block * block, block) / most;
+            double bound = step * (0.5 + 1e-4 + (pack == PACK_Q256 ? 0 : most * 0x1p-11));
             assert_true(fabs(unpacked((enum pack)pack, packed, columns, i) - (double)x[i]) <= bound);
         }
         check_sums((enum pack)pack, packed, columns);
@@ -545,6 +554,7 @@ static void pack_twins(void **state)
                 x[random_below(&r, 4096)] = random_below(&r, 2) ? 1e3f : -1e3f;
         check_pack_twins(x, PACK_F32, 1 + random_below(&r, 4096));
         check_pack_twins(x, PACK_Q32, 32 * (1 + random_below(&r, 128)));
+        check_pack_twins(x, PACK_PAIRS, 32 * (1 + random_below(&r, 128)));
         check_pack_twins(x, PACK_Q256, 256 * (1 + random_below(&r, 16)));
     }
     mem_free(x);
@@ -573,6 +583,16 @@ static void pack_by_hand(void **state)
     assert_int_equal((int8_t)packed[3], 127);
     assert_int_equal((int8_t)packed[4], -127);
     assert_int_equal((int8_t)packed[5], 2);
+    x[3] = 2 * PACK_PAIRS_MOST;
+    x[4] = -2 * PACK_PAIRS_MOST;
+    plain->pack(PACK_PAIRS, x, 32, packed);
+    assert_true(*scale == 2.0f);
+    assert_int_equal((int8_t)packed[3], 120);
+    assert_int_equal((int8_t)packed[4], -120);
+    assert_int_equal((int8_t)packed[5], 2);
+    /* Pairs: 0 with -120, 0 with 2, 0 with 0, 120 with 0. */
+    assert_int_equal(*(const int32_t *)(void *)(packed + pack_q32_starts_at(32)), -8 * 2);
+    assert_int_equal(*(const int32_t *)(void *)(packed + pack_pairs_at(32)), -128 * (-120 + 2));
     x[9] = NAN;
     plain->pack(PACK_Q32, x, 32, packed);
     assert_true(*scale != *scale);
