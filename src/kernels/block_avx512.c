@@ -196,7 +196,7 @@ ALWAYS_INLINE void run_32(enum dtype type, size_t bytes, enum way way, unsigned 
     }
 }
 
-/* Pairs of Q4_0 blocks, 36 bytes, with fewer loads than one by one: 32 bytes reach to the second one's scale,
+/* Two blocks of Q4_0, 36 bytes, with fewer loads than one by one: 32 bytes reach to the second one's scale,
  * 16 hold its codes. Returns that scale. */
 ALWAYS_INLINE __m512 first_q4_0(const struct rows *r, __m512i code[8], __m512 *scale)
 {
@@ -361,7 +361,8 @@ static void multiply_rows(const struct matmul *m, size_t row_begin, size_t row_e
 
 /* ---- which way ---- */
 
-/* Of PERIOD calls the first TRIALS take both ways in turn; the rest the one whose best trial was faster. */
+/* Of PERIOD calls the first TRIALS take both ways, each as often first as second (gate and up take turns);
+ * the rest the one whose best trial was faster. */
 enum { PERIOD = 128, TRIALS = 8 };
 
 struct trials {
@@ -372,7 +373,7 @@ struct trials {
 
 static bool next_way(const struct trials *t)
 {
-    return t->calls < TRIALS ? t->calls % 2 : t->pairs;
+    return t->calls < TRIALS ? (t->calls + 1) / 2 % 2 : t->pairs;
 }
 
 static void count_call(struct trials *t, bool pairs, double ns)
