@@ -15,11 +15,11 @@ static unsigned online_cpus(void)
     return n < 1 ? 1 : n > 256 ? 256 : (unsigned)n;
 }
 
-/* Over every tensor's name, shape and beginning: two models that differ in training differ in all of them. */
 /* Counted up when a canonical order or a packing changes (kernels.h): KV that an earlier build left on flash
  * is not what this one computes. */
 enum { RESULTS = 2 };
 
+/* Over every tensor's name, shape and beginning: two models that differ in training differ in all of them. */
 static uint64_t fingerprint(const struct gguf *gguf)
 {
     uint64_t hash = RESULTS;
