@@ -27,17 +27,18 @@
  *   out[d]    (A[d] + (R B)[d]) / total; A[d] / total where the query sees no rotated chunk
  *
  * Chunks of level 8 are taken by integers, whose sums are exact in any order. Values whose largest magnitude
- * is m are rounded to n = x * (32767 / m), nearest, ties to even; one such integer stands for step = m /
- * 32767. (An m below 2^-100 counts as 0: all n and step are 0. An m that is not finite makes step NaN.)
+ * is m are rounded to n = x * (L / m), nearest, ties to even, and one such integer stands for step = m / L; L
+ * is 127 for a query, 255 for weights. (An m below 2^-100 counts as 0: all n and step are 0. An m that is not
+ * finite makes step NaN.)
  *
  *   score[t]  (sum over d of n[d] * code of K[d][t], rounded once to float) * K scale * (step * scale), n and
  *             step the query's
- *   A[d]      sum, from 0, fused, over groups of 16 chunks ascending (chunks 16 g .. 16 g + 15) of
+ *   A[d]      sum, from 0, fused, over groups of 2 chunks ascending (chunks 2 g and 2 g + 1) of
  *             (sum over t of n[t] * code of V[t][d], rounded once to float) * step, n and step those of
  *             the w[t] that the query sees in the group's chunks of level 8
  *
- * With 16 bits for what the 8-bit codes meet, that rounding is a small part of the codes' own error, however
- * flat attention is: n is rounded by the largest w of 256 positions. No sum exceeds 256 * 32767 * 128.
+ * A query is rounded like any other activation that meets integer weights; that and the rounding of weights
+ * cost about as much as the codes of K and V themselves (docs/MEASURED.md).
  *
  * So what a row gives does not depend on other rows, and where no chunk is rotated nothing is. */
 #ifndef LLMS_KERNELS_ATTENTION_H
@@ -72,7 +73,7 @@ struct attention {
 enum { ATTENTION_QUERIES = 8, ATTENTION_DIM = 256 };
 
 /* The scratch: for each row of a block its query rotated, its B and its A, ATTENTION_DIM floats each, and its
- * query's integers, half that; then the block's probabilities. */
+ * query's integers, half that at most; then the block's probabilities, and weights and steps of level 8. */
 enum { ATTENTION_ROW = 7 * ATTENTION_DIM / 2, ATTENTION_ROOM = ATTENTION_QUERIES * ATTENTION_ROW };
 size_t attention_scratch_floats(size_t max_visible);
 

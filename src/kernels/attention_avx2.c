@@ -269,6 +269,7 @@ struct block {
     float *q_rotated, *back; /* [rows][ATTENTION_DIM]: R q, and R B (b before it is rotated back) */
     float *sums;             /* [rows][ATTENTION_DIM]: A of level 8, where there is some */
     int16_t *n;              /* [rows][ATTENTION_DIM]: the queries as integers */
+    float *steps;            /* [groups][ROWS]: what the groups' integers stand for */
     float *p;                /* [rows][stride] */
     size_t stride, chunks, most, first_rotated; /* positions */
     bool paper, codes;                          /* it sees a chunk of the paper's codec, one of level 8 */
@@ -414,19 +415,24 @@ static void weigh_rotated_rest(const struct block *b, size_t rows, size_t d0)
         _mm256_storeu_ps(b->back + r * ATTENTION_DIM + d0, sum[r]);
 }
 
-/* A of level 8, group by group. */
+/* A of level 8, group by group. All groups' integers come first: each waits for its largest weight, which
+ * takes longer than the products of a group. */
 INLINE void weigh_codes(const struct block *b, size_t rows)
 {
     const size_t dim = b->a->dim;
+    float *steps = b->steps;
+    for (size_t c = 0; c < b->chunks; c += ATTENTION_GROUP, steps += ROWS) {
+        const struct attention_group g = attention_group_of(b->a, c, b->most);
+        codes_of_weights(&g, b->p + c * CHUNK_TOKENS, b->stride, rows, steps);
+    }
     memset(b->sums, 0, rows * ATTENTION_DIM * sizeof *b->sums);
-    for (size_t first = 0; first < b->chunks; first += ATTENTION_GROUP) {
-        size_t count = b->chunks - first < ATTENTION_GROUP ? b->chunks - first : ATTENTION_GROUP, d = 0;
-        if (!attention_codes(b->a, first, first + count))
+    steps = b->steps;
+    for (size_t c = 0; c < b->chunks; c += ATTENTION_GROUP, steps += ROWS) {
+        const struct attention_group g = attention_group_of(b->a, c, b->most);
+        if (!attention_codes(b->a, c, c + g.count))
             continue;
-        const struct codes_group g = {b->a->chunks + first, count, b->most - first * CHUNK_TOKENS, dim,
-                                      b->chunks - first};
-        float *p = b->p + first * CHUNK_TOKENS, steps[ROWS];
-        codes_of_weights(&g, p, b->stride, rows, steps);
+        const float *p = b->p + c * CHUNK_TOKENS;
+        size_t d = 0;
         for (; d + 16 <= dim; d += 16)
             codes_weigh(&g, p, b->stride, rows, d, 2, steps, b->sums);
         if (d < dim)
@@ -505,6 +511,7 @@ INLINE void attend(const struct attention *a, size_t first, size_t rows)
     b.sums = b.back + ATTENTION_QUERIES * ATTENTION_DIM;
     b.n = (int16_t *)(b.sums + ATTENTION_QUERIES * ATTENTION_DIM);
     b.p = a->scratch + ATTENTION_ROOM;
+    b.steps = b.p + rows * b.stride;
     b.first_rotated = attention_first_rotated(a, b.most);
     b.paper = attention_paper(a, b.most);
     b.codes = attention_codes(a, 0, b.chunks);

@@ -296,7 +296,9 @@ struct block {
     const struct attention *a;
     float *q_rotated, *back; /* [rows][ATTENTION_DIM]: R q, and R B (b before it is rotated back) */
     float *sums;             /* [rows][ATTENTION_DIM]: A of level 8, where there is some */
-    int16_t *n;              /* [rows][ATTENTION_DIM]: the queries as integers */
+    int8_t *n;               /* [rows][ATTENTION_DIM]: the queries as integers */
+    uint8_t *w;              /* [chunks][ATTENTION_QUERIES][CHUNK_TOKENS]: weights as integers */
+    float *steps;            /* [groups][ATTENTION_QUERIES]: what the groups' integers stand for */
     float *p;                /* [rows][stride] */
     size_t stride, chunks, most, first_rotated; /* positions */
     bool paper, codes;                          /* it sees a chunk of the paper's codec, one of level 8 */
@@ -468,28 +470,35 @@ static void weigh_rest(const struct block *b, size_t row, size_t d0)
     }
 }
 
-/* A of level 8, group by group. */
+enum { WEIGHTS = ATTENTION_QUERIES * CHUNK_TOKENS };
+
+/* A of level 8, group by group. All groups' integers come first: each waits for its largest weight, which
+ * takes longer than the products of a group. */
 INLINE void weigh_codes(const struct block *b, size_t rows)
 {
     const size_t dim = b->a->dim;
+    float *steps = b->steps;
+    for (size_t c = 0; c < b->chunks; c += ATTENTION_GROUP, steps += ATTENTION_QUERIES) {
+        const struct attention_group g = attention_group_of(b->a, c, b->most);
+        codes_of_weights(&g, b->p + c * CHUNK_TOKENS, b->stride, rows, b->w + c * WEIGHTS, steps);
+    }
     memset(b->sums, 0, rows * ATTENTION_DIM * sizeof *b->sums);
-    for (size_t first = 0; first < b->chunks; first += ATTENTION_GROUP) {
-        size_t count = b->chunks - first < ATTENTION_GROUP ? b->chunks - first : ATTENTION_GROUP, d = 0;
-        if (!attention_codes(b->a, first, first + count))
+    steps = b->steps;
+    for (size_t c = 0; c < b->chunks; c += ATTENTION_GROUP, steps += ATTENTION_QUERIES) {
+        const struct attention_group g = attention_group_of(b->a, c, b->most);
+        if (!attention_codes(b->a, c, c + g.count))
             continue;
-        const struct codes_group g = {b->a->chunks + first, count, b->most - first * CHUNK_TOKENS, dim,
-                                      b->chunks - first};
-        float *p = b->p + first * CHUNK_TOKENS, steps[ATTENTION_QUERIES];
-        codes_of_weights(&g, p, b->stride, rows, steps);
+        const uint8_t *w = b->w + c * WEIGHTS;
+        size_t d = 0;
         for (; d + 32 <= dim; d += 32)
-            codes_weigh(&g, p, b->stride, rows, d, steps, b->sums);
+            codes_weigh(&g, w, rows, d, steps, b->sums);
         for (; d < dim; d += 16)
-            codes_weigh_rest(&g, p, b->stride, rows, d, steps, b->sums);
+            codes_weigh_rest(&g, w, rows, d, steps, b->sums);
     }
 }
 
 INLINE void score_some(const struct block *b, const float *const *q, const float *const *rotated,
-                       const float *units, size_t rows, size_t first, size_t count)
+                       const int32_t *starts, const float *units, size_t rows, size_t first, size_t count)
 {
     const struct attention_chunk *c = b->a->chunks + first;
     float *scores = b->p + first * CHUNK_TOKENS;
@@ -500,7 +509,7 @@ INLINE void score_some(const struct block *b, const float *const *q, const float
         score_16(b->a, q, rows, c, count, b->chunks - first, scores, b->stride);
         break;
     case 8:
-        codes_score(c, count, b->chunks - first, b->a->dim, b->n, units, rows, scores, b->stride);
+        codes_score(c, count, b->chunks - first, b->a->dim, b->n, starts, units, rows, scores, b->stride);
         break;
     case 4:
         score_4(b->a, rotated, rows, c, count, 4, scores, b->stride);
@@ -524,9 +533,10 @@ INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
     const struct attention *a = b->a;
     const float *rotated[ATTENTION_QUERIES];
     float units[ATTENTION_QUERIES] = {0};
+    int32_t starts[ATTENTION_QUERIES] = {0};
     for (size_t r = 0; r < rows; r++) {
         if (b->codes)
-            units[r] = codes_of_query(q[r], a->dim, b->n + r * ATTENTION_DIM) * a->scale;
+            units[r] = codes_of_query(q[r], a->dim, b->n + r * ATTENTION_DIM, &starts[r]) * a->scale;
         rotated[r] = b->q_rotated + r * ATTENTION_DIM;
         if (b->first_rotated >= b->most)
             continue;
@@ -535,10 +545,10 @@ INLINE void score_all(const struct block *b, const float *const *q, size_t rows)
     }
     for (size_t c = 0; c < b->chunks;) {
         if (c + 1 < b->chunks && a->chunks[c].level == a->chunks[c + 1].level) {
-            score_some(b, q, rotated, units, rows, c, 2);
+            score_some(b, q, rotated, starts, units, rows, c, 2);
             c += 2;
         } else {
-            score_some(b, q, rotated, units, rows, c, 1);
+            score_some(b, q, rotated, starts, units, rows, c, 1);
             c++;
         }
     }
@@ -567,8 +577,10 @@ INLINE void attend(const struct attention *a, size_t first, size_t rows)
     b.q_rotated = a->scratch;
     b.back = a->scratch + ATTENTION_QUERIES * ATTENTION_DIM;
     b.sums = b.back + ATTENTION_QUERIES * ATTENTION_DIM;
-    b.n = (int16_t *)(b.sums + ATTENTION_QUERIES * ATTENTION_DIM);
+    b.n = (int8_t *)(b.sums + ATTENTION_QUERIES * ATTENTION_DIM);
     b.p = a->scratch + ATTENTION_ROOM;
+    b.w = (uint8_t *)(b.p + rows * b.stride);
+    b.steps = (float *)(b.w + b.chunks * WEIGHTS);
     b.first_rotated = attention_first_rotated(a, b.most);
     b.paper = attention_paper(a, b.most);
     b.codes = attention_codes(a, 0, b.chunks);

@@ -1,6 +1,6 @@
 /* Chunks of level 8 by integer products, AVX2: a pair of neighbouring codes, two of K's dimensions or two of
- * V's tokens, widened to 16 bits, meets a pair of 16-bit integers in each lane. attention.h has the
- * definition. A part of attention_avx2.c alone. */
+ * V's tokens, widened to 16 bits, meets a pair of integers in each lane (vpmaddubsw would saturate).
+ * attention.h has the definition. A part of attention_avx2.c alone. */
 #ifndef LLMS_KERNELS_ATTENTION_CODES_AVX2_H
 #define LLMS_KERNELS_ATTENTION_CODES_AVX2_H
 
@@ -33,14 +33,23 @@ ALWAYS_INLINE __m128i codes_narrow(__m256 x)
     return _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
 }
 
-/* What 8 lanes of magnitudes' bits are multiplied by, and *step. */
-ALWAYS_INLINE float codes_factor(__m256i largest, float *step)
+/* The largest of each row's lanes, by row. */
+ALWAYS_INLINE __m128i codes_largest(const __m256i *x)
 {
-    int32_t lanes[8], top = 0;
-    _mm256_storeu_si256((__m256i *)lanes, largest);
-    for (size_t i = 0; i < 8; i++)
-        top = lanes[i] > top ? lanes[i] : top;
-    return attention_integers((uint32_t)top, step);
+    __m256i a = _mm256_max_epi32(_mm256_unpacklo_epi32(x[0], x[1]), _mm256_unpackhi_epi32(x[0], x[1]));
+    __m256i b = _mm256_max_epi32(_mm256_unpacklo_epi32(x[2], x[3]), _mm256_unpackhi_epi32(x[2], x[3]));
+    a = _mm256_max_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    return _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+}
+
+/* attention_integers, lane by lane. */
+ALWAYS_INLINE __m128 codes_factors(__m128i largest, float limit, __m128 *steps)
+{
+    const __m128 top = _mm_castsi128_ps(largest), limits = _mm_set1_ps(limit);
+    __m128 finite = _mm_castsi128_ps(_mm_cmpgt_epi32(_mm_set1_epi32(0x7f800000), largest));
+    __m128 some = _mm_and_ps(finite, _mm_cmpge_ps(top, _mm_set1_ps(0x1p-100f)));
+    *steps = _mm_or_ps(_mm_and_ps(some, _mm_div_ps(top, limits)), _mm_andnot_ps(finite, _mm_set1_ps(NAN)));
+    return _mm_and_ps(some, _mm_div_ps(limits, top));
 }
 
 /* A query as integers; returns what one stands for. */
@@ -51,8 +60,10 @@ ALWAYS_INLINE float codes_of_query(const float *q, size_t dim, int16_t *n)
         __m256i bits = _mm256_loadu_si256((const __m256i *)(q + d));
         largest = _mm256_max_epi32(largest, _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff)));
     }
-    float step;
-    __m256 factor = _mm256_set1_ps(codes_factor(largest, &step));
+    const __m256i all[CODES_ROWS] = {largest, largest, largest, largest};
+    float step,
+        top = attention_integers((uint32_t)_mm_cvtsi128_si32(codes_largest(all)), ATTENTION_QUERY, &step);
+    const __m256 factor = _mm256_set1_ps(top);
     for (size_t d = 0; d < dim; d += 8)
         _mm_storeu_si128((__m128i *)(n + d), codes_narrow(_mm256_mul_ps(_mm256_loadu_ps(q + d), factor)));
     return step;
@@ -93,15 +104,8 @@ ALWAYS_INLINE void codes_score(const struct attention_chunk *c, size_t left, siz
     }
 }
 
-/* One group's chunks. Only those of level 8 matter; tokens: how many positions any row sees of them. */
-struct codes_group {
-    const struct attention_chunk *chunks;
-    size_t count, tokens, dim;
-    size_t left; /* chunks from here to the last one wanted */
-};
-
 /* V's scales of a chunk; 0 where no row sees the token. */
-ALWAYS_INLINE void codes_scales(const struct codes_group *g, size_t chunk, __m256 *scales)
+ALWAYS_INLINE void codes_scales(const struct attention_group *g, size_t chunk, __m256 *scales)
 {
     const __m128i *halves = (const __m128i *)(codec_scales(g->chunks[chunk].data, 8, g->dim) + CHUNK_TOKENS);
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -115,12 +119,14 @@ ALWAYS_INLINE void codes_scales(const struct codes_group *g, size_t chunk, __m25
 
 /* The group's probabilities p become weights as integers, 16 of them where a chunk's 16 probabilities were;
  * steps: what one stands for, by row. */
-ALWAYS_INLINE void codes_of_weights(const struct codes_group *g, float *p, size_t stride, size_t rows,
+ALWAYS_INLINE void codes_of_weights(const struct attention_group *g, float *p, size_t stride, size_t rows,
                                     float *steps)
 {
     __m256i largest[CODES_ROWS];
-    __m256 factor[CODES_ROWS], scales[2];
-    for (size_t r = 0; r < rows; r++)
+    __m256 scales[2];
+    __m128 step;
+    float factors[CODES_ROWS];
+    for (size_t r = 0; r < CODES_ROWS; r++)
         largest[r] = _mm256_setzero_si256();
     for (size_t c = 0; c < g->count; c++) {
         if (g->chunks[c].level != 8)
@@ -133,24 +139,25 @@ ALWAYS_INLINE void codes_of_weights(const struct codes_group *g, float *p, size_
                 largest[r] = _mm256_max_epi32(largest[r], _mm256_castps_si256(w));
             }
     }
-    for (size_t r = 0; r < rows; r++)
-        factor[r] = _mm256_set1_ps(codes_factor(largest[r], &steps[r]));
+    _mm_storeu_ps(factors, codes_factors(codes_largest(largest), ATTENTION_WEIGHT, &step));
+    _mm_storeu_ps(steps, step);
     for (size_t c = 0; c < g->count; c++) {
         if (g->chunks[c].level != 8)
             continue;
         codes_scales(g, c, scales);
         for (size_t r = 0; r < rows; r++) {
             float *at = p + r * stride + c * CHUNK_TOKENS;
+            __m256 factor = _mm256_set1_ps(factors[r]);
             __m256 low = _mm256_mul_ps(_mm256_loadu_ps(at), scales[0]);
             __m256 high = _mm256_mul_ps(_mm256_loadu_ps(at + 8), scales[1]);
-            _mm_storeu_si128((__m128i *)at, codes_narrow(_mm256_mul_ps(low, factor[r])));
-            _mm_storeu_si128((__m128i *)at + 1, codes_narrow(_mm256_mul_ps(high, factor[r])));
+            _mm_storeu_si128((__m128i *)at, codes_narrow(_mm256_mul_ps(low, factor)));
+            _mm_storeu_si128((__m128i *)at + 1, codes_narrow(_mm256_mul_ps(high, factor)));
         }
     }
 }
 
 /* Adds a group's sums to a[row * ATTENTION_DIM] for 8 dimensions from d0 on, or 16. */
-ALWAYS_INLINE void codes_weigh(const struct codes_group *g, const float *p, size_t stride, size_t rows,
+ALWAYS_INLINE void codes_weigh(const struct attention_group *g, const float *p, size_t stride, size_t rows,
                                size_t d0, size_t vectors, const float *steps, float *a)
 {
     __m256i sum[CODES_ROWS][2];
@@ -185,6 +192,7 @@ ALWAYS_INLINE void codes_weigh(const struct codes_group *g, const float *p, size
     }
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < vectors; i++) {
+            SUMMED(sum[r][i]);
             float *at = a + r * ATTENTION_DIM + d0 + 8 * i;
             __m256 s = _mm256_cvtepi32_ps(sum[r][i]);
             _mm256_storeu_ps(at, _mm256_fmadd_ps(s, _mm256_set1_ps(steps[r]), _mm256_loadu_ps(at)));

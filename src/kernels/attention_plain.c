@@ -12,8 +12,9 @@
 
 size_t attention_scratch_floats(size_t max_visible)
 {
-    return ATTENTION_ROOM +
-           ATTENTION_QUERIES * ((max_visible + CHUNK_TOKENS - 1) / CHUNK_TOKENS * CHUNK_TOKENS);
+    size_t chunks = (max_visible + CHUNK_TOKENS - 1) / CHUNK_TOKENS;
+    size_t groups = (chunks + ATTENTION_GROUP - 1) / ATTENTION_GROUP;
+    return ATTENTION_ROOM + ATTENTION_QUERIES * (chunks * CHUNK_TOKENS * 5 / 4 + groups);
 }
 
 /* What a code by channel stands for. */
@@ -49,14 +50,14 @@ static float scale_at(const struct attention *a, size_t t, size_t values)
 }
 
 /* n of `count` values (attention.h) and what to multiply their sums by. */
-static float to_integers(const float *x, size_t count, int32_t *n)
+static float to_integers(const float *x, size_t count, float limit, int32_t *n)
 {
     uint32_t largest = 0;
     for (size_t i = 0; i < count; i++) {
         uint32_t bits = float_bits(x[i]) & 0x7fffffff;
         largest = bits > largest ? bits : largest;
     }
-    float step, factor = attention_integers(largest, &step);
+    float step, factor = attention_integers(largest, limit, &step);
     for (size_t i = 0; i < count; i++)
         n[i] = factor > 0 ? (int32_t)rintf(x[i] * factor) : 0;
     return step;
@@ -73,7 +74,7 @@ static void weigh_codes(const struct attention *a, const float *p, uint32_t visi
         for (size_t i = 0; i < count; i++)
             if (a->chunks[(first + i) / CHUNK_TOKENS].level == 8)
                 w[i] = p[first + i] * scale_at(a, first + i, CHUNK_TOKENS);
-        float step = to_integers(w, count, n);
+        float step = to_integers(w, count, ATTENTION_WEIGHT, n);
         for (size_t d = 0; d < a->dim; d++) {
             int32_t s = 0;
             for (size_t i = 0; i < count; i++) {
@@ -114,7 +115,7 @@ static float score(const struct attention *a, const float *q, const float *q_rot
                    float *p)
 {
     int32_t n[ATTENTION_DIM];
-    float top = -INFINITY, unit = to_integers(q, a->dim, n) * a->scale;
+    float top = -INFINITY, unit = to_integers(q, a->dim, ATTENTION_QUERY, n) * a->scale;
     for (size_t t = 0; t < visible; t++) {
         const struct attention_chunk *c = &a->chunks[t / CHUNK_TOKENS];
         const float *x = attention_rotated(c) ? q_rotated : q;

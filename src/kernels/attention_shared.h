@@ -17,7 +17,10 @@
 #define ATTENTION_ROUND_BITS 0x4b000000u
 
 /* Chunks whose V at level 8 is summed up as integers of one step (attention.h). */
-enum { ATTENTION_GROUP = 16 };
+enum { ATTENTION_GROUP = 2 };
+/* The largest integers that queries and weights become (attention.h's L). */
+#define ATTENTION_QUERY 127.0f
+#define ATTENTION_WEIGHT 255.0f
 enum { ATTENTION_AHEAD = 8 }; /* chunks from the one worked on to the one fetched */
 
 static inline bool attention_rotated(const struct attention_chunk *c)
@@ -25,14 +28,14 @@ static inline bool attention_rotated(const struct attention_chunk *c)
     return codec_rotated(c->level);
 }
 
-/* Integers for values up to the magnitude of these bits (as integers NaN is the largest): what to multiply
- * them by, and *step. Where 0 is returned and step is NaN, the integers do not matter. */
-static inline float attention_integers(uint32_t largest, float *step)
+/* Integers up to `limit` for values up to the magnitude of these bits (as integers NaN is the largest): what
+ * to multiply the values by, and *step. Where 0 is returned and step is NaN, the integers do not matter. */
+static inline float attention_integers(uint32_t largest, float limit, float *step)
 {
     float top = bits_float(largest);
     bool finite = top <= 0x1.fffffep127f, some = top >= 0x1p-100f;
-    *step = !finite ? NAN : some ? top / 32767.0f : 0;
-    return finite && some ? 32767.0f / top : 0;
+    *step = !finite ? NAN : some ? top / limit : 0;
+    return finite && some ? limit / top : 0;
 }
 
 /* The chunk to fetch while c is worked on; left: how many there are from c on. Chunks lie apart, so that the
@@ -75,6 +78,21 @@ static inline bool attention_codes(const struct attention *a, size_t first, size
     while (first < end && a->chunks[first].level != 8)
         first++;
     return first < end;
+}
+
+/* Chunks whose V is summed up together. Only those of level 8 matter. */
+struct attention_group {
+    const struct attention_chunk *chunks;
+    size_t count, tokens, dim; /* tokens: how many positions any row sees from here on */
+    size_t left;               /* chunks from here to the last one wanted */
+};
+
+/* The group from chunk `first` on, where no row sees more than `most` positions. */
+ALWAYS_INLINE struct attention_group attention_group_of(const struct attention *a, size_t first, size_t most)
+{
+    size_t tokens = most - first * CHUNK_TOKENS, left = (tokens + CHUNK_TOKENS - 1) / CHUNK_TOKENS;
+    return (struct attention_group){a->chunks + first, left < ATTENTION_GROUP ? left : ATTENTION_GROUP,
+                                    tokens, a->dim, left};
 }
 
 /* Whether each token's K, or V, has a scale that its float sum, or weight, is multiplied by. */

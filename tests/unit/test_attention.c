@@ -225,8 +225,8 @@ static void plain_is_attention(void **state)
             k[i] = held(&f, i / f.dim, i % f.dim, false);
             v[i] = held(&f, i / f.dim, i % f.dim, true);
         }
-        /* over the same values: float against double, and 16-bit integers against double */
-        assert_true(worst_error(&f, k, v, out) < (levels & BY_INTEGERS ? 4e-4 : 1e-5));
+        /* over the same values: float against double, and 8-bit integers against double */
+        assert_true(worst_error(&f, k, v, out) < (levels & BY_INTEGERS ? 0.04 : 1e-5));
         for (size_t i = 0; i < values; i++) {
             k[i] = (double)f.k[i];
             v[i] = (double)f.v[i];
@@ -274,33 +274,82 @@ static void twins_agree(void **state)
     }
 }
 
-/* Squared differences of row 0 from the book over what is held, and of that from the book over what was
- * given. */
-static void squared_errors(const struct fixture *f, const float *out, double *p, double *integers,
-                           double *codes)
+/* Row 0's attention over k and v as a book has it, or with queries and weights rounded as attention.h has it
+ * for chunks of level 8. p: [visible] */
+static void attend_book(const struct fixture *f, const double *k, const double *v, bool rounded, double *p,
+                        double *out)
 {
-    double *k = room(f->chunks * CHUNK_TOKENS * f->dim * 8), *want = room(f->dim * 8);
-    for (int given = 0; given < 2; given++) {
-        for (size_t i = 0; i < f->visible[0] * f->dim; i++)
-            k[i] = given ? (double)f->k[i] : held(f, i / f->dim, i % f->dim, false);
-        expected_weights(f, k, 0, p);
-        for (size_t d = 0; d < f->dim; d++) {
-            double sum = 0;
-            for (size_t t = 0; t < f->visible[0]; t++)
-                sum += p[t] * (given ? (double)f->v[t * f->dim + d] : held(f, t, d, true));
-            double e = given ? sum - want[d] : sum - (double)out[d];
-            *(given ? codes : integers) += e * e;
-            want[d] = sum;
+    struct fixture book = *f;
+    float q[MAX_DIM];
+    double top = 0;
+    for (size_t d = 0; d < f->dim; d++)
+        top = fmax(top, fabs((double)f->q[d]));
+    for (size_t d = 0; d < f->dim; d++)
+        q[d] = rounded ? (float)(nearbyint((double)f->q[d] * 127 / top) * top / 127) : f->q[d];
+    book.q = q;
+    expected_weights(&book, k, 0, p);
+    memset(out, 0, f->dim * sizeof *out);
+    for (size_t first = 0; first < f->visible[0]; first += 2 * CHUNK_TOKENS) {
+        double w[2 * CHUNK_TOKENS], most = 0;
+        size_t count = f->visible[0] - first < 2 * CHUNK_TOKENS ? f->visible[0] - first : 2 * CHUNK_TOKENS;
+        for (size_t i = 0; i < count; i++) {
+            const struct attention_chunk *c = &f->table[(first + i) / CHUNK_TOKENS];
+            double scale = half_to_float(codec_scales(c->data, 8, f->dim)[CHUNK_TOKENS + i % CHUNK_TOKENS]);
+            w[i] = p[first + i] * scale;
+            most = fmax(most, w[i]);
+            p[first + i] = rounded ? 1 / scale : p[first + i];
+        }
+        for (size_t i = 0; i < count; i++) {
+            double weight = rounded ? nearbyint(w[i] * 255 / most) * most / 255 * p[first + i] : p[first + i];
+            for (size_t d = 0; d < f->dim; d++)
+                out[d] += weight * v[(first + i) * f->dim + d];
         }
     }
-    mem_free(k);
-    mem_free(want);
 }
 
-/* Rounding queries and weights to 16 bits at level 8 costs a thirtieth at most of what the codes of K and V
- * cost: where attention is flat over thousands of positions and where it looks at one, with channels and
- * tokens that stand out. */
-static void integers_cost_little(void **state)
+static double squared_distance(const double *a, const double *b, size_t count)
+{
+    double sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += (a[i] - b[i]) * (a[i] - b[i]);
+    return sum;
+}
+
+/* Squared differences in row 0, over what is held: of `out` from the rounded book, and of that from the book;
+ * and of the book over what is held from that over what was given. */
+struct errors {
+    double definition, integers, codes;
+};
+
+static void squared_errors(const struct fixture *f, const float *out, double *p, struct errors *e)
+{
+    size_t values = f->visible[0] * f->dim;
+    double *k = room(values * 8), *v = room(values * 8);
+    double got[MAX_DIM], rounded[MAX_DIM], held_book[MAX_DIM], given_book[MAX_DIM];
+    for (size_t i = 0; i < values; i++) {
+        k[i] = held(f, i / f->dim, i % f->dim, false);
+        v[i] = held(f, i / f->dim, i % f->dim, true);
+    }
+    attend_book(f, k, v, true, p, rounded);
+    attend_book(f, k, v, false, p, held_book);
+    for (size_t i = 0; i < values; i++) {
+        k[i] = (double)f->k[i];
+        v[i] = (double)f->v[i];
+    }
+    attend_book(f, k, v, false, p, given_book);
+    for (size_t d = 0; d < f->dim; d++)
+        got[d] = (double)out[d];
+    e->definition += squared_distance(got, rounded, f->dim);
+    e->integers += squared_distance(rounded, held_book, f->dim);
+    e->codes += squared_distance(held_book, given_book, f->dim);
+    mem_free(k);
+    mem_free(v);
+}
+
+/* Rounding queries and weights to 8 bits at level 8 costs about what the codes of K and V cost, half as much
+ * again at most: where attention is flat over thousands of positions and where it looks at one, with channels
+ * and tokens that stand out. And it is that rounding and nothing else that happens. */
+static void integers_cost_what_codes_cost(void **state)
 {
     (void)state;
     struct random r = {61};
@@ -310,7 +359,7 @@ static void integers_cost_little(void **state)
     static struct attention_chunk table[CHUNKS];
     double *p = room(CHUNKS * CHUNK_TOKENS * sizeof *p);
     for (unsigned kind = 0; kind < 8; kind++) {
-        double integers = 0, codes = 0;
+        struct errors e = {0};
         for (int round = 0; round < ROUNDS; round++) {
             struct fixture f = {.dim = round % 2 ? 64 : 128, .queries = 1, .chunks = CHUNKS};
             size_t tokens = CHUNKS * CHUNK_TOKENS;
@@ -330,11 +379,12 @@ static void integers_cost_little(void **state)
                 fill_chunk(&f, c, 8, best);
             float out[MAX_DIM];
             run(best, &f, out, 1);
-            squared_errors(&f, out, p, &integers, &codes);
+            squared_errors(&f, out, p, &e);
             drop(&f);
         }
-        if (!(30 * sqrt(integers) <= sqrt(codes)))
-            fail_msg("kind %u: integers cost %g, codes %g", kind, sqrt(integers), sqrt(codes));
+        if (!(sqrt(e.integers) <= 1.5 * sqrt(e.codes)) || !(30 * sqrt(e.definition) <= sqrt(e.codes)))
+            fail_msg("kind %u: integers cost %g, codes %g; from the definition %g", kind, sqrt(e.integers),
+                     sqrt(e.codes), sqrt(e.definition));
     }
     mem_free(p);
 }
@@ -436,7 +486,7 @@ static void density_is_the_share_received(void **state)
             double sum = 0, queries = (double)f.queries;
             f.received[0] -= 1000;
             for (size_t t = 0; t < positions; t++) {
-                double part = levels & BY_INTEGERS ? 1e-3 : 1e-5;
+                double part = levels & BY_INTEGERS ? 0.05 : 1e-5;
                 assert_true(fabs(f.received[t] - want[t]) <= 0.6 * queries + part * want[t]);
                 sum += f.received[t];
             }
@@ -668,7 +718,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_is_attention),
         cmocka_unit_test(twins_agree),
-        cmocka_unit_test(integers_cost_little),
+        cmocka_unit_test(integers_cost_what_codes_cost),
         cmocka_unit_test(odd_queries_agree),
         cmocka_unit_test(rotation_stays_with_its_rows),
         cmocka_unit_test(density_is_the_share_received),
