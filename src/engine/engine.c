@@ -57,14 +57,40 @@ static void describe(struct engine *e, const char *path)
         m->chat_recognised = chat_template_detect(text.data, text.length, &m->chat) == 0;
 }
 
+static void need(size_t *widest, enum pack pack, size_t columns)
+{
+    if (columns > widest[pack])
+        widest[pack] = columns;
+}
+
+static int reserve_packed(unsigned char **packed, const size_t *widest)
+{
+    for (size_t p = 0; p < PACK_COUNT; p++) {
+        if (widest[p] == 0)
+            continue;
+        packed[p] = mem_large(ENGINE_BATCH * kernels_packed_bytes((enum pack)p, widest[p]));
+        if (!packed[p])
+            return -ENOMEM;
+    }
+    return 0;
+}
+
 /* Room for a batch. Rows are padded to whole vectors, so that kernels may read and write whole ones. */
 static int reserve_batch(struct engine *e)
 {
     const struct weights *w = &e->weights;
-    size_t widest = w->width;
     size_t q = (size_t)w->heads * w->dim, kv = (size_t)w->kv_heads * w->dim;
-    widest = q > widest ? q : widest;
-    widest = w->hidden > widest ? w->hidden : widest;
+    size_t packed[PACK_COUNT] = {0}, packed_hidden[PACK_COUNT] = {0}, hidden = 0;
+    for (uint32_t i = 0; i < w->layer_count; i++) {
+        const struct layer *l = &w->layers[i];
+        const struct matrix *of_width[] = {&l->q, &l->k, &l->v, &l->gate, &l->up};
+        for (size_t m = 0; m < sizeof of_width / sizeof *of_width; m++)
+            need(packed, of_width[m]->pack, w->width);
+        need(packed, l->o.pack, q);
+        need(engine_packs_parts(l->down.pack) ? packed_hidden : packed, l->down.pack, w->hidden);
+        hidden = engine_packs_parts(l->down.pack) ? hidden : w->hidden;
+    }
+    need(packed, w->output.pack, w->width);
     e->span = ENGINE_SPAN_BYTES / (w->width * sizeof(float)) / ENGINE_BATCH * ENGINE_BATCH;
     e->span = e->span > ENGINE_BATCH ? e->span : ENGINE_BATCH;
     const struct {
@@ -76,28 +102,17 @@ static int reserve_batch(struct engine *e)
                 {&e->q, q, ENGINE_BATCH},
                 {&e->k, kv, ENGINE_BATCH},
                 {&e->v, kv, ENGINE_BATCH},
-                {&e->hidden, w->hidden, ENGINE_BATCH},
+                {&e->hidden, hidden, ENGINE_BATCH},
                 {&e->delta, w->width, ENGINE_BATCH}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (rows[i].row == 0)
+            continue;
         *rows[i].at = mem_aligned(64, rows[i].count * rows[i].row * sizeof(float));
         if (!*rows[i].at)
             return -ENOMEM;
     }
-    bool needed[PACK_COUNT] = {false};
-    for (uint32_t i = 0; i < w->layer_count; i++) {
-        const struct layer *l = &w->layers[i];
-        needed[l->q.pack] = needed[l->k.pack] = needed[l->v.pack] = needed[l->o.pack] = true;
-        needed[l->gate.pack] = needed[l->up.pack] = needed[l->down.pack] = true;
-    }
-    needed[w->output.pack] = true;
-    for (size_t p = 0; p < PACK_COUNT; p++) {
-        if (!needed[p])
-            continue;
-        e->packed[p] = mem_large(ENGINE_BATCH * kernels_packed_bytes((enum pack)p, widest));
-        if (!e->packed[p])
-            return -ENOMEM;
-    }
-    return 0;
+    int code = reserve_packed(e->packed, packed);
+    return code < 0 ? code : reserve_packed(e->packed_hidden, packed_hidden);
 }
 
 static int reserve_threads(struct engine *e)
@@ -205,8 +220,10 @@ void engine_close(struct engine *e)
     float *rows[] = {e->x, e->normed, e->q, e->k, e->v, e->hidden, e->delta, e->rotation};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         mem_free(rows[i]);
-    for (size_t i = 0; i < PACK_COUNT; i++)
+    for (size_t i = 0; i < PACK_COUNT; i++) {
         mem_free(e->packed[i]);
+        mem_free(e->packed_hidden[i]);
+    }
     for (unsigned i = 0; e->scratch && i < workers_threads(e->workers); i++) {
         struct thread_scratch *s = &e->scratch[i];
         mem_free(s->scores);

@@ -22,7 +22,7 @@ struct thread_scratch {
 
 enum {
     MATMUL_ROWS = 64, /* output rows a piece of a product: small, so that no core waits long for another */
-    FFN_ROWS = 64,    /* hidden rows a piece of gate and up */
+    FFN_ROWS = PACK_PART_MOST, /* hidden rows a piece of gate and up */
     TOKEN_PIECE_BYTES = 80000, /* weights a piece for one token, about */
     ROWS_STEP = 16,            /* rows that every kernel takes at once */
     ATTENTION_TOKENS = 16,     /* query tokens a piece of attention */
@@ -44,13 +44,21 @@ struct engine {
     float *x;        /* [width] the residual stream */
     float *rotation; /* [rope_dims] cos and sin of each pair */
     /* A part's, [ENGINE_BATCH] rows each. */
-    float *normed;                     /* [width] */
-    float *q;                          /* [heads x dim]; attention's result replaces it */
-    float *k, *v;                      /* [kv_heads x dim] */
-    float *hidden;                     /* [hidden] */
-    float *delta;                      /* [width] what a block adds to x */
-    unsigned char *packed[PACK_COUNT]; /* by enum pack: rows of kernels_packed_bytes() each */
+    float *normed;                            /* [width] */
+    float *q;                                 /* [heads x dim]; attention's result replaces it */
+    float *k, *v;                             /* [kv_heads x dim] */
+    float *hidden;                            /* [hidden], for packings that are not made in parts */
+    float *delta;                             /* [width] what a block adds to x */
+    unsigned char *packed[PACK_COUNT];        /* by enum pack: rows of kernels_packed_bytes() each */
+    unsigned char *packed_hidden[PACK_COUNT]; /* hidden rows packed where they are made, as others are read */
 };
+
+/* Whether hidden rows, for a product that wants this packing, are packed piece by piece, where they are made:
+ * a piece has no whole block of 256. */
+static inline bool engine_packs_parts(enum pack pack)
+{
+    return pack == PACK_Q32 || pack == PACK_PAIRS;
+}
 
 int engine_scratch_reserve(struct engine *engine, size_t positions); /* 0 or -ENOMEM */
 

@@ -4,7 +4,7 @@
  * result depends only on the tokens before it, never on the batch it came in (docs/INVARIANTS.md, 9):
  *
  *   embed | for each layer: norm, pack | q k v | bias, norm, rotate, store | attend | pack | o |
- *         add, norm, pack | gate up swiglu | pack | down | (add) | norm, pack, logits
+ *         add, norm, pack | gate up swiglu, pack | down | (add) | norm, pack, logits
  *
  * In the last layer only the tokens whose logits are wanted go on after their K and V are stored. */
 #include <errno.h>
@@ -36,12 +36,11 @@ struct product {
     const struct pass *pass;
     struct {
         const struct matrix *matrix;
-        float *out; /* of the pass's first token */
+        float *out; /* of the first token that goes through the step */
         size_t stride;
     } parts[3];
     size_t part_count;
-    size_t tokens;
-    size_t first;
+    bool hidden; /* the activations are rows of packed_hidden */
 };
 
 static unsigned pieces_of(size_t count, size_t each)
@@ -62,6 +61,11 @@ static unsigned char *packed_row(const struct engine *e, enum pack pack, size_t 
     return e->packed[pack] + token * kernels_packed_bytes(pack, columns);
 }
 
+static unsigned char *packed_hidden_row(const struct engine *e, enum pack pack, size_t token)
+{
+    return e->packed_hidden[pack] + token * kernels_packed_bytes(pack, e->weights.hidden);
+}
+
 static void pack_row(const struct pass *p, const float *row, size_t width, size_t token)
 {
     struct engine *e = p->engine;
@@ -72,14 +76,20 @@ static void pack_row(const struct pass *p, const float *row, size_t width, size_
 
 /* ---- products ---- */
 
+static size_t product_rows(const struct product *p, size_t part)
+{
+    return piece_rows(p->parts[part].matrix, p->pass->count - p->pass->first);
+}
+
 static void product_piece(void *argument, unsigned piece, unsigned thread)
 {
     (void)thread;
     const struct product *p = argument;
-    const struct engine *e = p->pass->engine;
+    const struct pass *pass = p->pass;
+    const struct engine *e = pass->engine;
     for (size_t i = 0; i < p->part_count; i++) {
         const struct matrix *m = p->parts[i].matrix;
-        size_t rows = piece_rows(m, p->tokens);
+        size_t rows = product_rows(p, i);
         unsigned pieces = pieces_of(m->rows, rows);
         if (piece >= pieces) {
             piece -= pieces;
@@ -91,8 +101,9 @@ static void product_piece(void *argument, unsigned piece, unsigned thread)
             .type = m->type,
             .weights = m->data,
             .columns = m->columns,
-            .packed = packed_row(e, m->pack, m->columns, p->first),
-            .tokens = p->tokens,
+            .packed = p->hidden ? packed_hidden_row(e, m->pack, pass->first)
+                                : packed_row(e, m->pack, m->columns, pass->first),
+            .tokens = pass->count - pass->first,
             .out = p->parts[i].out,
             .out_stride = p->parts[i].stride,
         };
@@ -101,14 +112,12 @@ static void product_piece(void *argument, unsigned piece, unsigned thread)
     }
 }
 
-static void run_product(struct product *p)
+static void run_product(struct product p)
 {
     unsigned pieces = 0;
-    p->first = p->pass->first;
-    p->tokens = p->pass->count - p->first;
-    for (size_t i = 0; i < p->part_count; i++)
-        pieces += pieces_of(p->parts[i].matrix->rows, piece_rows(p->parts[i].matrix, p->tokens));
-    workers_run(p->pass->engine->workers, product_piece, p, pieces);
+    for (size_t i = 0; i < p.part_count; i++)
+        pieces += pieces_of(p.parts[i].matrix->rows, product_rows(&p, i));
+    workers_run(p.pass->engine->workers, product_piece, &p, pieces);
 }
 
 /* ---- row operations ---- */
@@ -349,7 +358,30 @@ static const void *matrix_row(const struct matrix *m, size_t row)
 static size_t ffn_rows(const struct pass *p)
 {
     size_t rows = piece_rows(&p->layer->gate, p->count - p->first);
+    if (engine_packs_parts(p->layer->down.pack))
+        rows = rows < 32 ? 32 : rows / 32 * 32;
     return rows < FFN_ROWS ? rows : FFN_ROWS;
+}
+
+/* SwiGLU of a piece's rows, and their packing. */
+static void finish_hidden(const struct pass *p, const struct thread_scratch *s, size_t begin, size_t count)
+{
+    enum { TOKENS = 8 };
+    _Alignas(64) float rows[TOKENS * FFN_ROWS];
+    const struct engine *e = p->engine;
+    const bool parts = engine_packs_parts(p->layer->down.pack);
+    size_t hidden = e->weights.hidden, now;
+    for (size_t t = p->first; t < p->count; t += now) {
+        now = p->count - t < TOKENS ? p->count - t : TOKENS;
+        for (size_t i = 0; i < now; i++) {
+            size_t row = (t - p->first + i) * FFN_ROWS;
+            float *out = parts ? rows + i * count : e->hidden + (t + i) * hidden + begin;
+            e->kernels->swiglu(s->gate + row, s->up + row, count, out);
+        }
+        if (parts)
+            e->kernels->pack_part(&(struct pack_part){p->layer->down.pack, rows, begin, count, hidden, now,
+                                                      packed_hidden_row(e, p->layer->down.pack, t)});
+    }
 }
 
 static void ffn_piece(void *argument, unsigned piece, unsigned thread)
@@ -375,10 +407,7 @@ static void ffn_piece(void *argument, unsigned piece, unsigned thread)
         };
         e->kernels->matmul(&args, 0, end - begin);
     }
-    for (size_t t = p->first; t < p->count; t++) {
-        size_t row = (t - p->first) * FFN_ROWS;
-        e->kernels->swiglu(s->gate + row, s->up + row, end - begin, e->hidden + t * hidden + begin);
-    }
+    finish_hidden(p, s, begin, end - begin);
 }
 
 /* ---- layers ---- */
@@ -400,7 +429,7 @@ static void run_layer(struct pass *p, size_t wanted)
     size_t q = (size_t)w->heads * w->dim, kv = (size_t)w->kv_heads * w->dim;
     norm_rows(p, l->attention_norm, p->lone && p->layer_index > 0,
               1u << l->q.pack | 1u << l->k.pack | 1u << l->v.pack);
-    run_product(&(struct product){p, {{&l->q, e->q, q}, {&l->k, e->k, kv}, {&l->v, e->v, kv}}, 3, 0, 0});
+    run_product((struct product){p, {{&l->q, e->q, q}, {&l->k, e->k, kv}, {&l->v, e->v, kv}}, 3, false});
     run_rows(p, store_piece);
     p->first =
         wanted < p->density_from ? wanted : p->density_from; /* density wants all of its rows' attention */
@@ -412,12 +441,14 @@ static void run_layer(struct pass *p, size_t wanted)
     p->first = wanted;
     if (p->first == p->count)
         return;
+    float *delta = e->delta + p->first * w->width;
     pack_rows(p, e->q, q, &l->o);
-    run_product(&(struct product){p, {{&l->o, e->delta + p->first * w->width, w->width}}, 1, 0, 0});
+    run_product((struct product){p, {{&l->o, delta, w->width}}, 1, false});
     norm_rows(p, l->ffn_norm, true, 1u << l->gate.pack | 1u << l->up.pack);
     workers_run(e->workers, ffn_piece, p, pieces_of(w->hidden, ffn_rows(p)));
-    pack_rows(p, e->hidden, w->hidden, &l->down);
-    run_product(&(struct product){p, {{&l->down, e->delta + p->first * w->width, w->width}}, 1, 0, 0});
+    if (!engine_packs_parts(l->down.pack))
+        pack_rows(p, e->hidden, w->hidden, &l->down);
+    run_product((struct product){p, {{&l->down, delta, w->width}}, 1, engine_packs_parts(l->down.pack)});
     if (!p->lone)
         run_rows(p, add_piece);
 }
@@ -527,7 +558,7 @@ static void finish_span(const struct span *s)
         float *logits = b->logits + (at + from - b->logits_from) * w->vocabulary;
         p.first = from;
         norm_rows(&p, w->output_norm, p.lone, 1u << w->output.pack);
-        run_product(&(struct product){&p, {{&w->output, logits, w->vocabulary}}, 1, 0, 0});
+        run_product((struct product){&p, {{&w->output, logits, w->vocabulary}}, 1, false});
     }
 }
 

@@ -44,12 +44,26 @@ struct matmul {
                           memory meanwhile in place of what lies behind these */
 };
 
+/* Columns begin .. begin + count - 1 of `tokens` packed rows. What all parts of the rows leave is what pack
+ * leaves. */
+struct pack_part {
+    enum pack pack;      /* PACK_Q32 or PACK_PAIRS */
+    const float *x;      /* [tokens][count] */
+    size_t begin, count; /* multiples of 32; at most PACK_PART_MOST columns */
+    size_t columns;      /* of the whole row */
+    size_t tokens;
+    void *out; /* the first token's row; the next are kernels_packed_bytes(pack, columns) further each */
+};
+
+enum { PACK_PART_MOST = 64 };
+
 struct attention;  /* attention.h */
 struct codec_head; /* codec.h */
 
 struct kernels {
     const char *name; /* "plain", "avx2", "avxvnni", "avx512", "amx" */
     void (*pack)(enum pack pack, const float *x, size_t columns, void *out); /* one token's row */
+    void (*pack_part)(const struct pack_part *p);
     void (*matmul)(const struct matmul *m, size_t row_begin, size_t row_end);
     void (*dequantize)(enum dtype type, const void *row, float *out,
                        size_t values); /* exact: an embedding's row */

@@ -8,6 +8,7 @@
 #include "kernels/kernels.h"
 
 void pack_plain(enum pack pack, const float *x, size_t columns, void *out);
+void pack_part_plain(const struct pack_part *p);
 void matmul_plain(const struct matmul *m, size_t row_begin, size_t row_end);
 void dequantize_plain(enum dtype type, const void *row, float *out, size_t values);
 void attention_plain(const struct attention *a);
@@ -18,6 +19,7 @@ void swiglu_plain(const float *gate, const float *up, size_t n, float *out);
 void add_plain(float *x, const float *y, size_t n);
 
 void pack_avx2(enum pack pack, const float *x, size_t columns, void *out);
+void pack_part_avx2(const struct pack_part *p);
 void matmul_avx2(const struct matmul *m, size_t row_begin, size_t row_end);
 void matmul_avxvnni(const struct matmul *m, size_t row_begin, size_t row_end);
 void attention_avx2(const struct attention *a);
@@ -29,6 +31,7 @@ void swiglu_avx2(const float *gate, const float *up, size_t n, float *out);
 void add_avx2(float *x, const float *y, size_t n);
 
 void pack_avx512(enum pack pack, const float *x, size_t columns, void *out);
+void pack_part_avx512(const struct pack_part *p);
 void matmul_avx512(const struct matmul *m, size_t row_begin, size_t row_end);
 /* For tests: what matmul_avx512 chooses from (block_avx512.h). */
 void matmul_avx512_alone(const struct matmul *m, size_t row_begin, size_t row_end);

@@ -70,6 +70,25 @@ static inline size_t pack_pairs_at(size_t columns)
     return pack_q32_starts_at(columns) + pack_round(columns / 32 * 4);
 }
 
+/* One block's place in a packed row of PACK_Q32 or PACK_PAIRS; pairs is NULL in the former. */
+struct pack_block {
+    int8_t *codes;
+    float *scale;
+    int32_t *start, *pairs;
+};
+
+static inline struct pack_block pack_block_at(enum pack pack, void *row, size_t columns, size_t block)
+{
+    char *at = row;
+    int32_t *pairs = (int32_t *)(void *)(at + pack_pairs_at(columns)) + block;
+    return (struct pack_block){
+        (int8_t *)at + 32 * block, (float *)(void *)(at + pack_q32_scales_at(columns)) + block,
+        (int32_t *)(void *)(at + pack_q32_starts_at(columns)) + block, pack == PACK_PAIRS ? pairs : NULL};
+}
+
+/* Makes the padding of a part's rows, where it has the last columns. */
+void pack_part_end(const struct pack_part *p);
+
 static inline size_t pack_q256_scales_at(size_t columns)
 {
     return columns;

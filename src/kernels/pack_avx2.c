@@ -69,25 +69,29 @@ ALWAYS_INLINE float extent(const float *x, int n, bool *nan)
     return largest(top);
 }
 
+ALWAYS_INLINE void pack_block(enum pack pack, const float *x, const struct pack_block *to)
+{
+    const float most = pack_q32_most(pack);
+    bool nan;
+    float top = extent(x, 32, &nan);
+    unsigned char *codes = (unsigned char *)to->codes;
+    *to->scale = nan ? NAN : half_to_float(float_to_half(top / most));
+    if (top != 0) {
+        int sum = pack_16(x, most / top, most, codes);
+        *to->start = -PACK_START * (sum + pack_16(x + 16, most / top, most, codes + 16));
+    } else {
+        memset(codes, 0, 32);
+        *to->start = 0;
+    }
+    if (to->pairs)
+        *to->pairs = pairs_start(codes);
+}
+
 static void pack_q32(enum pack pack, const float *x, size_t columns, unsigned char *out)
 {
-    float *scales = (float *)(out + pack_q32_scales_at(columns));
-    int32_t *starts = (int32_t *)(out + pack_q32_starts_at(columns));
-    int32_t *pairs = (int32_t *)(out + pack_pairs_at(columns));
-    const float most = pack_q32_most(pack);
-    for (size_t b = 0; b < columns / 32; b++, x += 32, out += 32) {
-        bool nan;
-        float top = extent(x, 32, &nan);
-        scales[b] = nan ? NAN : half_to_float(float_to_half(top / most));
-        if (top != 0) {
-            int sum = pack_16(x, most / top, most, out);
-            starts[b] = -PACK_START * (sum + pack_16(x + 16, most / top, most, out + 16));
-        } else {
-            memset(out, 0, 32);
-            starts[b] = 0;
-        }
-        if (pack == PACK_PAIRS)
-            pairs[b] = pairs_start(out);
+    for (size_t b = 0; b < columns / 32; b++) {
+        const struct pack_block to = pack_block_at(pack, out, columns, b);
+        pack_block(pack, x + 32 * b, &to);
     }
 }
 
@@ -133,4 +137,17 @@ void pack_avx2(enum pack pack, const float *x, size_t columns, void *out)
         pack_q256(x, columns, out);
     else
         pack_q32(pack, x, columns, out);
+}
+
+void pack_part_avx2(const struct pack_part *p)
+{
+    const size_t bytes = kernels_packed_bytes(p->pack, p->columns), blocks = p->count / 32;
+    const float *x = p->x;
+    for (size_t t = 0; t < p->tokens; t++)
+        for (size_t b = 0; b < blocks; b++, x += 32) {
+            void *row = (char *)p->out + t * bytes;
+            const struct pack_block to = pack_block_at(p->pack, row, p->columns, p->begin / 32 + b);
+            pack_block(p->pack, x, &to);
+        }
+    pack_part_end(p);
 }

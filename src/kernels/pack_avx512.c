@@ -164,3 +164,35 @@ void pack_avx512(enum pack pack, const float *x, size_t columns, void *out)
     else
         pack_q32(pack, x, columns, out);
 }
+
+/* Packed together as blocks of one row would be, and then put where they belong. */
+void pack_part_avx512(const struct pack_part *p)
+{
+    const size_t bytes = kernels_packed_bytes(p->pack, p->columns), each = p->count / 32;
+    const size_t blocks = p->tokens * each;
+    size_t token = 0, block = 0;
+    for (size_t b = 0; b < blocks; b += BLOCKS) {
+        _Alignas(64) unsigned char codes[BLOCKS * 32];
+        float scales[BLOCKS];
+        int32_t starts[BLOCKS], pairs[BLOCKS];
+        int now = blocks - b < BLOCKS ? (int)(blocks - b) : BLOCKS;
+        if (now == BLOCKS)
+            pack_blocks(pack_q32_most(p->pack), p->x + 32 * b, BLOCKS, codes, scales, starts);
+        else
+            pack_blocks(pack_q32_most(p->pack), p->x + 32 * b, now, codes, scales, starts);
+        if (p->pack == PACK_PAIRS)
+            pairs_starts(codes, now, pairs);
+        for (int i = 0; i < now; i++) {
+            void *row = (char *)p->out + token * bytes;
+            const struct pack_block to = pack_block_at(p->pack, row, p->columns, p->begin / 32 + block);
+            memcpy(to.codes, codes + 32 * i, 32);
+            *to.scale = scales[i];
+            *to.start = starts[i];
+            if (to.pairs)
+                *to.pairs = pairs[i];
+            block = block + 1 < each ? block + 1 : 0;
+            token += block == 0;
+        }
+    }
+    pack_part_end(p);
+}

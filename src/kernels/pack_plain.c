@@ -80,24 +80,26 @@ static int32_t pairs_start(const int8_t codes[32])
     return -sum;
 }
 
+static void pack_block(enum pack pack, const float *x, const struct pack_block *to)
+{
+    const float most = pack_q32_most(pack);
+    int nan;
+    float top = fabsf(extreme(x, 32, &nan)), inverse = top != 0 ? most / top : 0;
+    *to->scale = nan ? NAN : half_to_float(float_to_half(top / most));
+    *to->start = 0;
+    for (int i = 0; i < 32; i++) {
+        to->codes[i] = top != 0 ? code_of(x[i] * inverse, most) : 0;
+        *to->start -= PACK_START * to->codes[i];
+    }
+    if (to->pairs)
+        *to->pairs = pairs_start(to->codes);
+}
+
 static void pack_q32(enum pack pack, const float *x, size_t columns, unsigned char *out)
 {
-    int8_t *codes = (int8_t *)out;
-    float *scales = (float *)(out + pack_q32_scales_at(columns));
-    int32_t *starts = (int32_t *)(out + pack_q32_starts_at(columns));
-    int32_t *pairs = (int32_t *)(out + pack_pairs_at(columns));
-    const float most = pack_q32_most(pack);
-    for (size_t b = 0; b < columns / 32; b++, x += 32, codes += 32) {
-        int nan;
-        float top = fabsf(extreme(x, 32, &nan)), inverse = top != 0 ? most / top : 0;
-        scales[b] = nan ? NAN : half_to_float(float_to_half(top / most));
-        starts[b] = 0;
-        for (int i = 0; i < 32; i++) {
-            codes[i] = top != 0 ? code_of(x[i] * inverse, most) : 0;
-            starts[b] -= PACK_START * codes[i];
-        }
-        if (pack == PACK_PAIRS)
-            pairs[b] = pairs_start(codes);
+    for (size_t b = 0; b < columns / 32; b++) {
+        const struct pack_block to = pack_block_at(pack, out, columns, b);
+        pack_block(pack, x + 32 * b, &to);
     }
 }
 
@@ -132,4 +134,36 @@ void pack_plain(enum pack pack, const float *x, size_t columns, void *out)
         pack_q256(x, columns, out);
     else
         pack_q32(pack, x, columns, out);
+}
+
+void pack_part_plain(const struct pack_part *p)
+{
+    const size_t bytes = kernels_packed_bytes(p->pack, p->columns), blocks = p->count / 32;
+    for (size_t b = 0; b < p->tokens * blocks; b++) {
+        void *row = (char *)p->out + b / blocks * bytes;
+        const struct pack_block to = pack_block_at(p->pack, row, p->columns, p->begin / 32 + b % blocks);
+        pack_block(p->pack, p->x + 32 * b, &to);
+    }
+    pack_part_end(p);
+}
+
+static void zero(char *row, size_t from, size_t to)
+{
+    memset(row + from, 0, to - from);
+}
+
+void pack_part_end(const struct pack_part *p)
+{
+    const size_t columns = p->columns, bytes = kernels_packed_bytes(p->pack, columns),
+                 words = columns / 32 * 4;
+    const size_t scales = pack_q32_scales_at(columns), starts = pack_q32_starts_at(columns),
+                 pairs = pack_pairs_at(columns);
+    char *row = p->out;
+    for (size_t t = 0; p->begin + p->count == columns && t < p->tokens; t++, row += bytes) {
+        zero(row, columns, scales);
+        zero(row, scales + words, starts);
+        if (p->pack == PACK_PAIRS)
+            zero(row, starts + words, pairs);
+        zero(row, (p->pack == PACK_PAIRS ? pairs : starts) + words, bytes);
+    }
 }

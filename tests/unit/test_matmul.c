@@ -560,6 +560,51 @@ static void pack_twins(void **state)
     mem_free(x);
 }
 
+/* Rows packed in parts, by columns, a few tokens at a time, are what they are packed whole. */
+static void check_parts(struct random *r, const struct kernels *k, enum pack pack, const float *x,
+                        size_t tokens, size_t columns)
+{
+    size_t bytes = kernels_packed_bytes(pack, columns), now;
+    unsigned char *want = room(tokens * bytes + 64), *got = room(tokens * bytes + 64);
+    float *part = room(tokens * PACK_PART_MOST * sizeof *part);
+    memset(want, 0x5a, tokens * bytes + 64);
+    memset(got, 0x5a, tokens * bytes + 64);
+    for (size_t t = 0; t < tokens; t++)
+        k->pack(pack, x + t * columns, columns, want + t * bytes);
+    for (size_t begin = 0, count; begin < columns; begin += count) {
+        count = 32 * (1 + random_below(r, PACK_PART_MOST / 32));
+        count = count < columns - begin ? count : columns - begin;
+        for (size_t t = 0; t < tokens; t += now) {
+            now = 1 + random_below(r, 20);
+            now = now < tokens - t ? now : tokens - t;
+            for (size_t i = 0; i < now; i++)
+                memcpy(part + i * count, x + (t + i) * columns + begin, count * sizeof *part);
+            k->pack_part(&(struct pack_part){pack, part, begin, count, columns, now, got + t * bytes});
+        }
+    }
+    assert_memory_equal(want, got, tokens * bytes + 64);
+    mem_free(want);
+    mem_free(got);
+    mem_free(part);
+}
+
+static void parts_make_rows(void **state)
+{
+    (void)state;
+    struct random r = {14};
+    enum { TOKENS = 24, COLUMNS = 640 };
+    float *x = room(TOKENS * COLUMNS * 4);
+    for (int isa = ISA_PLAIN; isa < ISA_COUNT; isa++) {
+        const struct kernels *k = kernels_get((enum isa)isa);
+        for (int round = 0; k && round < 60; round++) {
+            fill_activations(&r, (enum flavour)(round % 3), x, TOKENS * COLUMNS);
+            check_parts(&r, k, round % 2 ? PACK_Q32 : PACK_PAIRS, x, 1 + random_below(&r, TOKENS),
+                        32 * (1 + random_below(&r, COLUMNS / 32)));
+        }
+    }
+    mem_free(x);
+}
+
 static void pack_by_hand(void **state)
 {
     (void)state;
@@ -694,6 +739,7 @@ int main(void)
         cmocka_unit_test(pack_by_hand),
         cmocka_unit_test(pack_is_close),
         cmocka_unit_test(pack_twins),
+        cmocka_unit_test(parts_make_rows),
         cmocka_unit_test(dequantize_is_exact),
         cmocka_unit_test(plain_is_close),
         cmocka_unit_test(twins_usual),
